@@ -1,0 +1,1 @@
+"""What runs: configuration, the roles, their commands."""

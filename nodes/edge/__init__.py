@@ -1,0 +1,1 @@
+"""The edge: readings in, decisions out, everything recorded."""

@@ -1,0 +1,1 @@
+"""Headquarters: takes batches, keeps ledgers, archives, and answers with receipts."""

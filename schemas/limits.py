@@ -1,0 +1,108 @@
+"""Every bound, its unit in its name, and the relations between them.
+
+A limit stands here or it does not exist. The assertions at the end run at import: a change that
+breaks a relation cannot start.
+"""
+
+from typing import Final
+
+__all__ = [
+    "BATCH_BYTES_MAX",
+    "BATCH_HEADER_BYTES_MAX",
+    "BATCH_RAW_BYTES_MAX",
+    "BROKER_GROUP_MESSAGES_MAX",
+    "COMMIT_GROUP_BYTES_MAX",
+    "CURSOR_BYTES_MAX",
+    "DECISION_REASONS_MAX",
+    "DECISION_VALUES_MAX",
+    "DIRECTORY_ENTRIES_MAX",
+    "EXTENSIONS_MAX",
+    "FRAME_BODY_BYTES_MAX",
+    "IDENTIFIER_CHARS_MAX",
+    "INTAKE_BATCHES_MAX",
+    "JOURNAL_BYTES_MAX",
+    "JOURNAL_HEADER_BYTES_MAX",
+    "MODEL_BYTES_MAX",
+    "MODEL_FIELDS_MAX",
+    "MODEL_ROWS_MAX",
+    "NESTING_DEPTH_MAX",
+    "NUMBERS_RESERVED",
+    "PARTITIONS",
+    "PENDING_BYTES_MAX",
+    "PUBLISH_QUEUE_BYTES_MAX",
+    "PUBLISH_WINDOW_MAX",
+    "RANGES_MAX",
+    "READING_BYTES_MAX",
+    "RECEIPT_BYTES_MAX",
+    "RECORDS_PER_FRAME_MAX",
+    "RECORD_BYTES_MAX",
+    "SEND_WINDOW_BATCHES",
+    "SEQ_MAX",
+    "SOURCES_MAX",
+    "TEXT_CHARS_MAX",
+    "TOPIC_BYTES_MAX",
+    "WINDOW_READINGS_MAX",
+]
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# What is said.
+IDENTIFIER_CHARS_MAX: Final = 63
+TOPIC_BYTES_MAX: Final = 1024
+TEXT_CHARS_MAX: Final = 4096
+NESTING_DEPTH_MAX: Final = 8
+READING_BYTES_MAX: Final = 64 * KIB
+RECORD_BYTES_MAX: Final = 64 * KIB
+DECISION_VALUES_MAX: Final = 256
+DECISION_REASONS_MAX: Final = 16
+EXTENSIONS_MAX: Final = 16
+SEQ_MAX: Final = 2**63 - 1
+RANGES_MAX: Final = 4096
+
+# What is decided.
+MODEL_BYTES_MAX: Final = 256 * MIB
+MODEL_FIELDS_MAX: Final = 256
+MODEL_ROWS_MAX: Final = 1024
+WINDOW_READINGS_MAX: Final = 4096
+SOURCES_MAX: Final = 1024
+
+# The local broker.
+BROKER_GROUP_MESSAGES_MAX: Final = 1024
+PUBLISH_WINDOW_MAX: Final = 64
+PUBLISH_QUEUE_BYTES_MAX: Final = 8 * MIB
+
+# The spool.
+RECORDS_PER_FRAME_MAX: Final = 4096
+FRAME_BODY_BYTES_MAX: Final = 128 * KIB
+COMMIT_GROUP_BYTES_MAX: Final = 4 * MIB
+PENDING_BYTES_MAX: Final = 32 * MIB
+JOURNAL_HEADER_BYTES_MAX: Final = 64 * KIB
+JOURNAL_BYTES_MAX: Final = 8 * MIB
+NUMBERS_RESERVED: Final = 65_536
+CURSOR_BYTES_MAX: Final = 256 * KIB
+DIRECTORY_ENTRIES_MAX: Final = 1_000_000
+BATCH_RAW_BYTES_MAX: Final = 256 * KIB
+BATCH_HEADER_BYTES_MAX: Final = 16 * KIB
+BATCH_BYTES_MAX: Final = 288 * KIB
+
+# The transfer.
+SEND_WINDOW_BATCHES: Final = 16
+INTAKE_BATCHES_MAX: Final = 256
+RECEIPT_BYTES_MAX: Final = 256 * KIB
+PARTITIONS: Final = 256
+
+assert RECORD_BYTES_MAX <= FRAME_BODY_BYTES_MAX, "a record fits into a frame"
+assert FRAME_BODY_BYTES_MAX <= BATCH_RAW_BYTES_MAX, "a frame fits into a batch"
+assert BATCH_RAW_BYTES_MAX + BATCH_HEADER_BYTES_MAX <= BATCH_BYTES_MAX, (
+    "a batch that does not shrink fits"
+)
+assert COMMIT_GROUP_BYTES_MAX <= JOURNAL_BYTES_MAX, "a group fits into a journal"
+assert COMMIT_GROUP_BYTES_MAX <= PENDING_BYTES_MAX, "a group can be waiting"
+assert BATCH_BYTES_MAX < MIB, (
+    "a batch is one message of a nats-server at its default limit of 1 MiB"
+)
+assert READING_BYTES_MAX <= PUBLISH_QUEUE_BYTES_MAX, "what was read can be said"
+assert 2 * RANGES_MAX * 9 <= CURSOR_BYTES_MAX, (
+    "a full set of ranges, nine bytes a bound, fits into a cursor"
+)
