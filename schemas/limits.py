@@ -17,6 +17,7 @@ __all__ = [
     "DECISION_VALUES_MAX",
     "DIRECTORY_ENTRIES_MAX",
     "EXTENSIONS_MAX",
+    "FRAMES_PER_BATCH_MAX",
     "FRAME_BODY_BYTES_MAX",
     "IDENTIFIER_CHARS_MAX",
     "INTAKE_BATCHES_MAX",
@@ -83,6 +84,7 @@ NUMBERS_RESERVED: Final = 65_536
 CURSOR_BYTES_MAX: Final = 256 * KIB
 DIRECTORY_ENTRIES_MAX: Final = 1_000_000
 BATCH_RAW_BYTES_MAX: Final = 256 * KIB
+FRAMES_PER_BATCH_MAX: Final = 1024
 BATCH_HEADER_BYTES_MAX: Final = 16 * KIB
 BATCH_BYTES_MAX: Final = 288 * KIB
 
@@ -97,6 +99,7 @@ assert FRAME_BODY_BYTES_MAX <= BATCH_RAW_BYTES_MAX, "a frame fits into a batch"
 assert BATCH_RAW_BYTES_MAX + BATCH_HEADER_BYTES_MAX <= BATCH_BYTES_MAX, (
     "a batch that does not shrink fits"
 )
+assert 3 * FRAMES_PER_BATCH_MAX < BATCH_HEADER_BYTES_MAX // 2, "the counts of all frames fit"
 assert COMMIT_GROUP_BYTES_MAX <= JOURNAL_BYTES_MAX, "a group fits into a journal"
 assert COMMIT_GROUP_BYTES_MAX <= PENDING_BYTES_MAX, "a group can be waiting"
 assert BATCH_BYTES_MAX < MIB, (

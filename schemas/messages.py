@@ -317,7 +317,7 @@ class BatchHeader:
         last: the last number, inclusive.
         count: how many records; fewer than the span where numbers are missing.
         present: which numbers, in the order of the body.
-        frames: ``(first, count)`` of each frame; a slice can only be cut there.
+        frames: how many records each frame has; the chain is taken frame by frame.
         chain_before: the lane's chain before the first record, 16 bytes.
         chain_after: the chain after the last record, 16 bytes.
         first_wall_ns: commit of the first frame, UTC.
@@ -351,7 +351,7 @@ class BatchHeader:
     last: int
     count: int
     present: Ranges
-    frames: tuple[tuple[int, int], ...]
+    frames: tuple[int, ...]
     chain_before: bytes
     chain_after: bytes
     first_wall_ns: int

@@ -148,13 +148,13 @@ def check_identifier(what: str, text: str) -> str:
     if not is_identifier(text):
         raise Refused(
             RefusedBecause.BAD_NAME,
-            f"{what} {text[:80]!r} must be 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or a digit",
+            f"{what} {text[:80]!r} must be 1 to 63 of a-z, 0-9, _ and -, the first no _ or -",
         )
     return text
 
 
 def check_topic(text: str) -> str:
-    """The text itself, when a message can be published under it (MQTT 3.1.1, sections 1.5.3 and 4.7).
+    """The text itself, when it can be published under (MQTT 3.1.1, sections 1.5.3 and 4.7).
 
     Raises:
         Refused: ``bad_name``.
@@ -162,7 +162,7 @@ def check_topic(text: str) -> str:
     if not text or len(text.encode("utf-8", "replace")) > TOPIC_BYTES_MAX:
         raise Refused(
             RefusedBecause.BAD_NAME,
-            f"topic of {len(text)} characters: 1 to {TOPIC_BYTES_MAX} bytes may be",
+            f"topic of {len(text)} characters, where 1 to {TOPIC_BYTES_MAX} bytes belong",
         )
     for character in text:
         if character in "+#" or _is_forbidden(character):

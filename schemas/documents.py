@@ -1,0 +1,110 @@
+"""What people and PLCs read, as JSON: decisions, state, and any record in the archive.
+
+JSON says times in milliseconds UTC, digests in hex, identities by their words. ``schemas.wire`` is
+canonical, this is not: nothing is digested or signed over JSON, and nothing is read back from it.
+Keys never change their meaning; new ones may be added.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+import orjson
+
+from schemas.messages import Decision, Epoch, Identity, NodeState, Origin, Record
+from schemas.ranges import Ranges
+
+__all__ = ["decision_json", "record_json", "state_json", "to_json"]
+
+_MS = 1_000_000
+
+
+def decision_json(site: str, identity: Identity, decision: Decision) -> bytes:
+    """The payload of a decision on its topic.
+
+    Args:
+        site: of the node.
+        identity: where the record stands.
+        decision: the record.
+    """
+    wall_ms = decision.wall_ns // _MS
+    origin = decision.origin
+    return orjson.dumps(
+        {
+            "identity": {
+                "node": identity.node,
+                "epoch": str(identity.epoch),
+                "lane": identity.lane,
+                "seq": identity.seq,
+            },
+            **_shared(site, origin),
+            "verdict": decision.verdict,
+            "confidence": decision.confidence,
+            "values": dict(zip(origin.labels, decision.values, strict=False)),
+            "reasons": decision.reasons,
+            "inputs": decision.inputs,
+            "input_digest": decision.input_digest.hex(),
+            "read_at": decision.read_ns // _MS,
+            "decided_at": wall_ms,
+            "valid_until": wall_ms + decision.valid_for_ms,
+            "valid_for_ms": decision.valid_for_ms,
+            "replay": decision.replay,
+            "trace_id": decision.trace.hex(),
+        }
+    )
+
+
+@lru_cache(maxsize=4096)
+def _shared(site: str, origin: Origin) -> Mapping[str, object]:
+    return {
+        "site": site,
+        "name": origin.name,
+        "topic": origin.topic,
+        "model": {
+            "name": origin.model_name,
+            "version": origin.model_version,
+            "digest": origin.model_digest.hex(),
+        },
+        "policy_digest": origin.policy_digest.hex(),
+        "session": origin.session,
+    }
+
+
+def state_json(state: NodeState) -> bytes:
+    """The payload of a node's retained state: its birth, and as its will with ``online`` false."""
+    return to_json(
+        {
+            "site": state.site,
+            "node": state.node,
+            "session": state.session,
+            "online": state.online,
+            "since": state.since_wall_ns // _MS,
+            "epoch": state.epoch,
+            "details": state.details,
+        }
+    )
+
+
+def record_json(record: Record) -> bytes:
+    """Any record as JSON with its own field names, for archives and screens."""
+    return to_json(record)
+
+
+def to_json(value: object) -> bytes:
+    """Any message, or what JSON can say, as JSON: bytes in hex, sets of numbers as ``"3-7, 9"``."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Ranges | Epoch):
+        return str(value)
+    if isinstance(value, IntEnum):
+        return value.name.lower()
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

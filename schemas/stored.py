@@ -1,0 +1,112 @@
+"""What a spool writes about itself: who it is, where its numbers stand, what was released.
+
+These are not records: they have no identity and never leave the node. ``schemas.wire`` writes them
+as it writes records; ``mesh.spool`` says where they stand and when they are durable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.messages import Epoch, Lane
+from schemas.ranges import Ranges
+
+__all__ = ["Closed", "Cursor", "JournalHeader", "LaneMark", "Numbers", "Reserved", "StoreIdentity"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """The file ``STORE``.
+
+    Args:
+        store: 16 random bytes, made with the store.
+        site: the site that it was made for.
+        node: the node that it was made for.
+        epoch: the present life.
+        parent: the life before it; ``None`` for the first.
+        machine: 16 bytes that name the machine it lives on.
+    """
+
+    store: bytes
+    site: str
+    node: str
+    epoch: Epoch
+    parent: Epoch | None
+    machine: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LaneMark:
+    """Where a lane stands: the next number, and the chain before it (16 bytes)."""
+
+    next_seq: int
+    chain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Where the numbers of one lane stand when a journal begins.
+
+    Args:
+        mark: the next number to be written, and the chain before it.
+        reserved: numbers below this may be handed out before they are durable.
+        explained: numbers that will never arrive, by reason.
+        statement: the number of the newest account.
+    """
+
+    mark: LaneMark
+    reserved: int
+    explained: Mapping[str, Ranges] = field(default_factory=dict)
+    statement: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalHeader:
+    """The head of a journal file: enough to open the spool from the newest journal alone.
+
+    Args:
+        store: id of the spool, 16 bytes.
+        epoch: the life that writes.
+        boot: boot id, 16 bytes.
+        number: of this journal file; the same as in its name.
+        wall_ns: when it was begun, UTC.
+        lanes: each lane that ever had a record.
+    """
+
+    store: bytes
+    epoch: Epoch
+    boot: bytes
+    number: int
+    wall_ns: int
+    lanes: Mapping[Lane, Numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Body of a control frame: from now on, numbers below these may be handed out."""
+
+    lanes: Mapping[Lane, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Body of a control frame, the last of a journal that was closed in order.
+
+    The numbers to go on with.
+    """
+
+    lanes: Mapping[Lane, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What was released, by the next holder's receipts.
+
+    Args:
+        generation: counts up with each writing; of two readable slots the higher one holds.
+        released: numbers by ``<epoch>/<lane>``.
+        holders: up to where each holder has released, by ``<epoch>/<lane>/<holder>``.
+    """
+
+    generation: int
+    released: Mapping[str, Ranges] = field(default_factory=dict)
+    holders: Mapping[str, int] = field(default_factory=dict)
