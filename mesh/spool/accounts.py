@@ -1,0 +1,55 @@
+"""Accounts: full statements of each lane, made from where it stands. Pure."""
+
+from collections.abc import Callable, Mapping
+
+from mesh.spool.lane import LaneState
+from schemas.messages import Account, Epoch, Explained, Instant, Lane
+from schemas.ranges import Ranges
+
+__all__ = ["statements"]
+
+
+def statements(
+    now: Instant,
+    lanes: Mapping[Lane, LaneState],
+    epoch: Epoch,
+    unrecorded: Epoch,
+    holders: Callable[[Lane], dict[str, int]],
+) -> list[Account]:
+    """A statement of each lane that ever had a number, and of what could not be recorded.
+
+    The statement about the lane ``account`` counts these very statements as produced. Each call
+    raises the lanes' statement numbers.
+
+    Args:
+        now: the time that they say.
+        lanes: where each lane stands.
+        epoch: the present life.
+        unrecorded: the epoch of what could not be recorded.
+        holders: up to where each holder has released a lane.
+    """
+    told = [lane for lane, state in lanes.items() if state.next_seq and lane is not Lane.ACCOUNT]
+    shed = [lane for lane, state in lanes.items() if state.unrecorded]
+    accounts = []
+    for lane in (*told, Lane.ACCOUNT):
+        state = lanes[lane]
+        state.statement += 1
+        own = len(told) + 1 + len(shed) if lane is Lane.ACCOUNT else 0
+        accounts.append(
+            Account(
+                now.wall_ns,
+                now.mono_ns,
+                lane,
+                epoch,
+                state.statement,
+                state.next_seq + own,
+                dict(state.explained),
+                holders(lane),
+            )
+        )
+    for lane in shed:
+        count = lanes[lane].unrecorded
+        gone: dict[str, Ranges] = {Explained.SHED: Ranges(((0, count),))}
+        number = lanes[lane].statement
+        accounts.append(Account(now.wall_ns, now.mono_ns, lane, unrecorded, number, count, gone))
+    return accounts

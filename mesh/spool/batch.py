@@ -1,0 +1,206 @@
+"""A batch: consecutive frames of one lane, compressed.
+
+What rests on disk, crosses links, lies in the archive.
+
+::
+
+    0  4s  magic "HFba"
+    4  u8  version, 1
+    5  u8  reserved, 0 (three bytes)
+    8  u32 bytes of the header
+    12 u32 CRC-32 of the header
+    16     header: a ``BatchHeader`` in canonical bytes
+           body: the frames' bodies one after another, by the header's codec
+
+Invariants. Body and header have a length and a digest; nothing may follow. The body opens to
+exactly ``raw_bytes``, never to
+more: the size that the zstd frame declares is read first and one without is refused, since a body
+of 32 KiB can open to a GiB (RFC 8878, section 3.1.1). The chain over the frames leads from
+``chain_before`` to ``chain_after``. Two batches of the same records may differ in their bytes, so
+sameness is judged on the chain, never on the compressed bytes. The only importer of zstandard.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import accumulate
+from typing import Final
+
+import zstandard
+
+from mesh.spool.frame import FrameHeader, chain
+from schemas import wire
+from schemas.errors import Refused, RefusedBecause
+from schemas.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_HEADER_BYTES_MAX,
+    BATCH_RAW_BYTES_MAX,
+    FRAMES_PER_BATCH_MAX,
+)
+from schemas.messages import BatchHeader, Codec
+from schemas.ranges import Ranges
+
+__all__ = ["SCHEMA", "Batch", "Labels", "open_records", "pack", "parse"]
+
+SCHEMA: Final = "records.v1"
+"""Schema id of bodies made of ``schemas.wire`` records in version 1."""
+_MAGIC: Final = b"HFba"
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<4sB3xII")
+_LEVEL: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a node writes on each of its batches."""
+
+    site: str
+    node: str
+    region: str = ""
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch whose header verifies; its body is still closed.
+
+    Args:
+        header: what it says of itself.
+        data: all of its bytes.
+        body: its body as it stands.
+    """
+
+    header: BatchHeader
+    data: bytes
+    body: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all of its bytes: what a link calls it."""
+        return sha256(self.data).digest()
+
+
+def pack(labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes]) -> Batch:
+    """Frames of one lane and epoch to a batch; compresses, which releases the interpreter.
+
+    Args:
+        labels: the origin.
+        frames: consecutive frames: each begins where the one before it ends.
+        bodies: their bodies.
+    """
+    first, last = frames[0], frames[-1]
+    lane = first.lane
+    assert lane is not None, "control frames stay in the journal"
+    assert len(frames) <= FRAMES_PER_BATCH_MAX, "the caller cuts"
+    count = sum(frame.count for frame in frames)
+    assert count == last.stop - first.first, "frames are consecutive"
+    raw = b"".join(bodies)
+    assert len(raw) <= BATCH_RAW_BYTES_MAX, "the caller cuts"
+    body = zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
+    header = BatchHeader(
+        store=first.owner.store,
+        site=labels.site,
+        node=labels.node,
+        epoch=first.owner.epoch,
+        lane=lane,
+        first=first.first,
+        last=last.stop - 1,
+        count=count,
+        present=Ranges(((first.first, last.stop),)),
+        frames=tuple(frame.count for frame in frames),
+        chain_before=first.chain_before,
+        chain_after=last.chain_after,
+        first_wall_ns=first.at.wall_ns,
+        last_wall_ns=last.at.wall_ns,
+        clock_trusted=all(frame.at.trusted for frame in frames),
+        boot=last.owner.boot,
+        codec=Codec.ROWS_ZSTD,
+        schema=SCHEMA,
+        raw_bytes=len(raw),
+        body_bytes=len(body),
+        body_digest=sha256(body).digest(),
+        priority=lane.priority,
+        region=labels.region,
+        tenant=labels.tenant,
+    )
+    head = wire.encode(header)
+    data = _HEAD.pack(_MAGIC, _VERSION, len(head), zlib.crc32(head)) + head + body
+    return Batch(header, data, body)
+
+
+def parse(data: bytes) -> Batch:
+    """The batch that these bytes are, all of them.
+
+    Its body is checked against its digest, not opened.
+
+    Raises:
+        Refused: ``malformed``, ``too_large``, ``bad_version``, ``bad_checksum``,
+            ``unknown_extension``, or what ``schemas.wire.decode`` says of the header.
+    """
+    if len(data) > BATCH_BYTES_MAX:
+        raise Refused(RefusedBecause.TOO_LARGE, f"{len(data)} bytes, at most {BATCH_BYTES_MAX}")
+    if len(data) < _HEAD.size or data[:4] != _MAGIC:
+        raise Refused(RefusedBecause.MALFORMED, f"{len(data)} bytes that do not begin as a batch")
+    _, version, size, crc = _HEAD.unpack_from(data)
+    if version != _VERSION:
+        raise Refused(RefusedBecause.BAD_VERSION, f"batch version {version}, known is {_VERSION}")
+    head = data[_HEAD.size : _HEAD.size + size]
+    if size > BATCH_HEADER_BYTES_MAX or zlib.crc32(head) != crc or len(head) != size:
+        raise Refused(RefusedBecause.BAD_CHECKSUM, "the batch header does not match its checksum")
+    header = wire.decode_as(BatchHeader, head)
+    body = data[_HEAD.size + size :]
+    if len(body) != header.body_bytes or sha256(body).digest() != header.body_digest:
+        raise Refused(RefusedBecause.BAD_CHECKSUM, f"{header}: the body does not match its digest")
+    if header.critical:
+        names = ", ".join(sorted(header.critical))
+        raise Refused(RefusedBecause.UNKNOWN_EXTENSION, f"{header}: critical extension {names}")
+    _check_numbers(header)
+    return Batch(header, data, body)
+
+
+def _check_numbers(header: BatchHeader) -> None:
+    spans = header.present.spans
+    whole = (
+        spans
+        and (spans[0][0], spans[-1][1]) == (header.first, header.last + 1)
+        and len(header.present) == header.count == sum(header.frames)
+    )
+    if not whole:
+        raise Refused(RefusedBecause.OUT_OF_RANGE, f"{header}: its ranges and counts disagree")
+
+
+def open_records(batch: Batch) -> list[bytes]:
+    """The canonical bytes of each record, in the order of ``header.present``.
+
+    Raises:
+        Refused: ``too_large``, ``malformed`` or ``bad_chain``.
+    """
+    header = batch.header
+    if header.schema != SCHEMA or header.sealed:
+        raise Refused(RefusedBecause.BAD_VERSION, f"{header}: schema {header.schema!r}, or sealed")
+    records = wire.split(_open_body(batch), header.count)
+    ends = list(accumulate(header.frames))
+    link = header.chain_before
+    for start, stop in zip([0, *ends], ends, strict=False):
+        link = chain(link, b"".join(records[start:stop]))
+    if link != header.chain_after:
+        raise Refused(RefusedBecause.BAD_CHAIN, f"{header}: the records do not lead to its chain")
+    return records
+
+
+def _open_body(batch: Batch) -> bytes:
+    header = batch.header
+    try:
+        frame = zstandard.get_frame_parameters(batch.body)
+        declared, window = frame.content_size, frame.window_size
+        if declared != header.raw_bytes or frame.dict_id or window > 2 * BATCH_RAW_BYTES_MAX:
+            raise Refused(
+                RefusedBecause.TOO_LARGE,
+                f"{header}: the body declares {declared} bytes, its header {header.raw_bytes}",
+            )
+        # Allocates what the frame declares, which is bounded by now, and refuses a second frame.
+        return zstandard.ZstdDecompressor().decompress(batch.body, allow_extra_data=False)
+    except zstandard.ZstdError as wrong:
+        raise Refused(RefusedBecause.MALFORMED, f"{header}: {wrong}") from wrong

@@ -1,0 +1,211 @@
+"""The writer: turns groups of records into frames and makes them durable.
+
+Runs in the writer thread, nowhere else.
+
+Natural group commit: while one group is being synced the next one queues, so the slower the disk,
+the larger the groups. A group holds records of any number of lanes and costs one ``fdatasync``. The
+writer knows the chains; the spool knows everything else and hands it over with each group as
+values, so the two share nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mesh.ports import Disk
+from mesh.spool.frame import CHAIN_START, HEADER_BYTES, FrameHeader, Owner, Whole, pack
+from mesh.spool.journal import Journal
+from schemas import wire
+from schemas.errors import DiskFailed
+from schemas.limits import FRAME_BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX
+from schemas.messages import Instant, Lane
+from schemas.ranges import Ranges
+from schemas.stored import Closed, JournalHeader, LaneMark, Numbers, Reserved
+
+__all__ = ["Committed", "Entry", "Group", "Located", "Standing", "Writer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Consecutive records of one lane, numbered from ``first``."""
+
+    lane: Lane
+    first: int
+    records: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a journal's header says of a lane beside its mark."""
+
+    reserved: int
+    explained: Mapping[str, Ranges]
+    statement: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one sync makes durable.
+
+    Args:
+        at: the time of the commit.
+        entries: records, lane by lane, each lane's numbers ascending.
+        standing: how each lane stands, for the header of a new journal.
+        reserve: numbers to reserve with this group; empty for none.
+        rotate: whether to begin a new journal first.
+        close: whether this is the last group of this life.
+    """
+
+    at: Instant
+    entries: Sequence[Entry]
+    standing: Mapping[Lane, Standing]
+    reserve: Mapping[Lane, int]
+    rotate: bool = False
+    close: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A durable frame, and the journal in which it stands."""
+
+    journal: int
+    frame: Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a group became.
+
+    Args:
+        frames: where its frames stand.
+        journal: number of the journal that is open now.
+        journal_bytes: how long that journal is.
+        written_bytes: how much was written for this group.
+    """
+
+    frames: tuple[Located, ...]
+    journal: int
+    journal_bytes: int
+    written_bytes: int
+
+
+class Writer:
+    """Owns the open journal and the chains.
+
+    Args:
+        disk: where the spool lives.
+        owner: what each frame says of its writer.
+        marks: where each lane stands.
+        number: of the last journal that there is.
+    """
+
+    def __init__(
+        self, disk: Disk, owner: Owner, marks: Mapping[Lane, LaneMark], number: int
+    ) -> None:
+        self._disk = disk
+        self._owner = owner
+        self._marks = dict(marks)
+        self._number = number
+        self._journal: Journal | None = None
+
+    def commit(self, group: Group) -> Committed:
+        """Makes a group durable.
+
+        Where the open journal fails, the group, still in memory, goes to a new one; the old one is
+        never synced again.
+
+        Raises:
+            DiskFailed: the new one failed as well. Nothing is promised; a later group may be tried.
+        """
+        if self._journal is not None and group.rotate:
+            self._set_down()
+        if self._journal is not None:
+            try:
+                return self._write(self._journal, group)
+            except DiskFailed:
+                self._set_down()
+        try:
+            return self._write(self._begin(group), group)
+        except DiskFailed:
+            self._set_down()
+            raise
+
+    def _set_down(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _begin(self, group: Group) -> Journal:
+        # A number that failed is not tried again: its file may exist.
+        self._number += 1
+        lanes = {
+            lane: Numbers(self._mark(lane), item.reserved, item.explained, item.statement)
+            for lane, item in group.standing.items()
+        }
+        header = JournalHeader(
+            self._owner.store,
+            self._owner.epoch,
+            self._owner.boot,
+            self._number,
+            group.at.wall_ns,
+            lanes,
+        )
+        self._journal = Journal.create(self._disk, header)
+        return self._journal
+
+    def _mark(self, lane: Lane) -> LaneMark:
+        return self._marks.get(lane, LaneMark(0, CHAIN_START))
+
+    def _write(self, journal: Journal, group: Group) -> Committed:
+        marks = dict(self._marks)
+        pieces: list[bytes] = []
+        headers: list[FrameHeader] = []
+        offsets: list[int] = []
+        size = 0
+        for entry in group.entries:
+            for first, count, body in _cut(entry):
+                before = marks.get(entry.lane, LaneMark(0, CHAIN_START)).chain
+                head, header = pack(self._owner, entry.lane, first, count, body, before, group.at)
+                marks[entry.lane] = LaneMark(header.stop, header.chain_after)
+                headers.append(header)
+                offsets.append(size)
+                pieces += (head, body)
+                size += HEADER_BYTES + len(body)
+        for control in _controls(group):
+            body = wire.encode(control)
+            head, _ = pack(self._owner, None, 0, 0, body, CHAIN_START, group.at)
+            pieces += (head, body)
+            size += HEADER_BYTES + len(body)
+        start = journal.append(b"".join(pieces)) if pieces else journal.size
+        self._marks = marks
+        frames = tuple(
+            Located(journal.number, Whole(start + offset, header))
+            for offset, header in zip(offsets, headers, strict=True)
+        )
+        return Committed(frames, journal.number, journal.size, size)
+
+
+def _controls(group: Group) -> list[Reserved | Closed]:
+    controls: list[Reserved | Closed] = []
+    if group.reserve:
+        controls.append(Reserved(group.reserve))
+    if group.close:
+        controls.append(Closed({lane: item.reserved for lane, item in group.standing.items()}))
+    return controls
+
+
+def _cut(entry: Entry) -> list[tuple[int, int, bytes]]:
+    """Cuts records into frames: ``(first, count, body)``, within the bounds of a frame."""
+    records = entry.records
+    body = b"".join(records)
+    if len(body) <= FRAME_BODY_BYTES_MAX and len(records) <= RECORDS_PER_FRAME_MAX:
+        return [(entry.first, len(records), body)]
+    cuts: list[tuple[int, int, bytes]] = []
+    start = size = 0
+    for index, record in enumerate(records):
+        full = size + len(record) > FRAME_BODY_BYTES_MAX or index - start == RECORDS_PER_FRAME_MAX
+        if full:
+            cuts.append((entry.first + start, index - start, b"".join(records[start:index])))
+            start, size = index, 0
+        size += len(record)
+    cuts.append((entry.first + start, len(records) - start, b"".join(records[start:])))
+    return cuts

@@ -1,0 +1,82 @@
+"""The cursor: what was released, as sets of numbers, in two slots of one file.
+
+Each slot is ``magic "HFcu", u32 bytes, u32 CRC-32`` and a ``Cursor`` in canonical bytes; the second
+slot begins in the middle of the file. Writes take turns, so a torn write spoils the slot that was
+already out of date, and of two readable slots the one with the higher generation holds. The cursor
+is durable before anything that it releases is unlinked. Losing it loses nothing: what is still
+there is sent again, and the receiver takes it once.
+"""
+
+import struct
+import zlib
+from typing import Final
+
+from mesh.ports import Disk
+from schemas import wire
+from schemas.errors import Refused
+from schemas.limits import CURSOR_BYTES_MAX, RANGES_MAX
+from schemas.ranges import Ranges
+from schemas.stored import Cursor
+
+__all__ = ["PATH", "bounded", "load", "store"]
+
+PATH: Final = "cursor"
+_MAGIC: Final = b"HFcu"
+_HEAD: Final = struct.Struct("<4sII")
+_SLOT_BYTES: Final = CURSOR_BYTES_MAX
+
+
+def load(disk: Disk) -> Cursor:
+    """The newest cursor that can be read; an empty one when there is none."""
+    try:
+        file = disk.open(PATH, "read")
+    except FileNotFoundError:
+        return Cursor(0)
+    try:
+        slots = [file.read(slot * _SLOT_BYTES, _SLOT_BYTES) for slot in (0, 1)]
+    finally:
+        file.close()
+    return max(map(_parse, slots), key=lambda cursor: cursor.generation)
+
+
+def store(disk: Disk, cursor: Cursor) -> None:
+    """Writes a cursor over the older slot; durable on return.
+
+    Raises:
+        DiskFailed: the newer slot still stands.
+    """
+    body = wire.encode(cursor)
+    assert _HEAD.size + len(body) <= _SLOT_BYTES, "bounded() bounds it"
+    data = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+    try:
+        file, new = disk.open(PATH, "update"), False
+    except FileNotFoundError:
+        file, new = disk.open(PATH, "create"), True
+    try:
+        file.write(data, cursor.generation % 2 * _SLOT_BYTES)
+        file.sync()
+    finally:
+        file.close()
+    if new:
+        disk.sync_directory("")
+
+
+def bounded(ranges: Ranges) -> Ranges:
+    """At most as many spans as a cursor holds.
+
+    The highest ones go, so what they released will be sent again.
+    """
+    return Ranges(ranges.spans[: RANGES_MAX // 16])
+
+
+def _parse(slot: bytes) -> Cursor:
+    if len(slot) < _HEAD.size:
+        return Cursor(0)
+    magic, size, crc = _HEAD.unpack_from(slot)
+    body = slot[_HEAD.size : _HEAD.size + size]
+    if magic != _MAGIC or len(body) != size or zlib.crc32(body) != crc:
+        return Cursor(0)
+    try:
+        return wire.decode_as(Cursor, body)
+    except Refused:
+        return Cursor(0)

@@ -1,0 +1,140 @@
+"""What the spool keeps in memory of one lane, and what a person may ask of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from mesh.spool.backlog import Backlog
+from mesh.spool.commit import Entry, Standing
+from mesh.spool.recovery import LaneFound
+from schemas.messages import Lane
+from schemas.ranges import Ranges
+
+__all__ = ["LaneSettings", "LaneState", "LaneStatus"]
+
+_SMOOTHING_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """How a lane is kept.
+
+    Args:
+        linger_seconds: how long a record that nobody awaits may wait for others before it is
+            committed.
+        reserved: how many numbers may be handed out ahead of what is durable.
+    """
+
+    linger_seconds: float
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """How a lane stands.
+
+    Args:
+        next_seq: the number that the next record will take.
+        pending_records: durable and not released.
+        pending_bytes: what they take on disk.
+        waiting_records: handed over and not yet durable.
+        explained: how many numbers will never arrive, by reason.
+        bytes_per_second: what it grows by at the present rate.
+        linger_seconds: its stated window: what a crash may take of what nobody awaited.
+    """
+
+    next_seq: int
+    pending_records: int
+    pending_bytes: int
+    waiting_records: int
+    explained: Mapping[str, int]
+    bytes_per_second: float
+    linger_seconds: float
+
+
+@dataclass(slots=True)
+class LaneState:
+    """The loop's side of a lane: numbers handed out, records that wait, what is pending.
+
+    ``next_seq - len(waiting)`` is the number of the first record that waits.
+    """
+
+    settings: LaneSettings
+    backlog: Backlog
+    next_seq: int
+    reserved: int
+    explained: dict[str, Ranges]
+    statement: int
+    waiting: list[bytes] = field(default_factory=list)
+    unrecorded: int = 0
+    _appended_bytes: int = 0
+    _rate: float = 0.0
+    _rated_at: float | None = None
+
+    @classmethod
+    def after(cls, found: LaneFound, settings: LaneSettings) -> "LaneState":
+        """The state in which a lane goes on."""
+        return cls(
+            settings,
+            Backlog(found.fresh, found.sealed, found.released),
+            found.mark.next_seq,
+            found.mark.next_seq,
+            dict(found.explained),
+            found.statement,
+        )
+
+    def take(self, records: list[bytes], size: int) -> int:
+        """Numbers records and lets them wait; returns the first number."""
+        first = self.next_seq
+        self.next_seq += len(records)
+        self.waiting += records
+        self._appended_bytes += size
+        return first
+
+    def hand_over(self, lane: Lane, bytes_max: int) -> tuple[Entry | None, int]:
+        """Takes what waits, up to a bound, as an entry of a group; and how many bytes that is."""
+        if not self.waiting:
+            return None, 0
+        first = self.next_seq - len(self.waiting)
+        size = taken = 0
+        for record in self.waiting:
+            if taken and size + len(record) > bytes_max:
+                break
+            size += len(record)
+            taken += 1
+        entry = Entry(lane, first, self.waiting[:taken])
+        self.waiting = self.waiting[taken:]
+        return entry, size
+
+    def wanted_reservation(self) -> int:
+        """The number up to which to reserve now; 0 while there is still half of it."""
+        ahead = self.settings.reserved
+        return self.next_seq + ahead if self.reserved - self.next_seq < ahead // 2 else 0
+
+    def explain(self, why: str, numbers: Ranges) -> None:
+        """States that numbers will never arrive."""
+        if numbers:
+            self.explained[why] = self.explained.get(why, Ranges()) | numbers
+
+    def standing(self, reserved: int) -> Standing:
+        """As a journal's header says it."""
+        return Standing(reserved, dict(self.explained), self.statement)
+
+    def status(self, now_seconds: float) -> LaneStatus:
+        """How it stands; the rate is smoothed over about ten seconds."""
+        if self._rated_at is None:
+            self._rated_at = now_seconds
+        elapsed = now_seconds - self._rated_at
+        if elapsed > 0:
+            weight = min(1.0, elapsed / _SMOOTHING_SECONDS)
+            self._rate += weight * (self._appended_bytes / elapsed - self._rate)
+            self._appended_bytes, self._rated_at = 0, now_seconds
+        return LaneStatus(
+            self.next_seq,
+            self.backlog.records,
+            self.backlog.fresh_bytes + self.backlog.sealed_bytes,
+            len(self.waiting),
+            {why: len(numbers) for why, numbers in self.explained.items()},
+            self._rate,
+            self.settings.linger_seconds,
+        )

@@ -1,0 +1,113 @@
+"""The shelf: sealed batches, one immutable file each.
+
+``lanes/<lane>/<epoch>/<first>-<last>.batch``, numbers of twenty digits, the last inclusive. The
+names alone tell what is there, so a spool of any size opens by listing folders.
+
+Crash safety. A batch is written beside (``….new``), synced, renamed, and its folder synced; only
+then does the journal that its frames came from go. A ``.new`` file is a crash's leaving and is
+removed on open. A batch and its journal may both be there: then the batch holds.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from mesh.ports import Disk
+from mesh.spool.batch import Batch
+from schemas.limits import BATCH_BYTES_MAX
+from schemas.messages import Epoch, Lane
+
+__all__ = [
+    "FOLDER",
+    "Sealed",
+    "batch_path",
+    "clear",
+    "clear_unfinished",
+    "put",
+    "read",
+    "sealed",
+]
+
+FOLDER: Final = "lanes"
+_NEW: Final = ".new"
+_NAME: Final = re.compile(r"(\d{20})-(\d{20})\.batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A batch on the shelf: numbers ``first <= n < stop``, and its length in bytes."""
+
+    first: int
+    stop: int
+    size: int
+
+
+def batch_path(lane: Lane, epoch: Epoch, first: int, stop: int) -> str:
+    """Where the batch of these numbers stands."""
+    return f"{_folder(lane, epoch)}/{first:020d}-{stop - 1:020d}.batch"
+
+
+def sealed(disk: Disk, lane: Lane, epoch: Epoch) -> list[Sealed]:
+    """What is on the shelf for a lane, sorted. Foreign names are passed over."""
+    folder = _folder(lane, epoch)
+    found = []
+    for name in disk.list(folder):
+        match = _NAME.fullmatch(name)
+        if match is not None and int(match[1]) <= int(match[2]):
+            size = disk.size(f"{folder}/{name}")
+            found.append(Sealed(int(match[1]), int(match[2]) + 1, size))
+    return sorted(found, key=lambda item: item.first)
+
+
+def put(disk: Disk, batch: Batch) -> Sealed:
+    """Puts a batch on the shelf; durable on return.
+
+    Raises:
+        DiskFailed: it is not there, and nothing else has changed.
+    """
+    header = batch.header
+    path = batch_path(header.lane, header.epoch, header.first, header.last + 1)
+    disk.make_directory(_folder(header.lane, header.epoch))
+    disk.unlink(path + _NEW)
+    file = disk.open(path + _NEW, "create")
+    try:
+        file.write(batch.data, 0)
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(path + _NEW, path)
+    disk.sync_directory(_folder(header.lane, header.epoch))
+    return Sealed(header.first, header.last + 1, len(batch.data))
+
+
+def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> bytes:
+    """The bytes of a batch.
+
+    Raises:
+        FileNotFoundError: it was given up in the meantime.
+        DiskFailed: the medium does not give them back.
+    """
+    file = disk.open(batch_path(lane, epoch, item.first, item.stop), "read")
+    try:
+        return file.read(0, BATCH_BYTES_MAX + 1)
+    finally:
+        file.close()
+
+
+def clear(disk: Disk, lane: Lane, epoch: Epoch, items: Iterable[Sealed]) -> None:
+    """Unlinks batches that were released or whose loss is stated."""
+    for item in items:
+        disk.unlink(batch_path(lane, epoch, item.first, item.stop))
+
+
+def clear_unfinished(disk: Disk, lane: Lane, epoch: Epoch) -> None:
+    """Removes what a crash left of batches that were being written."""
+    folder = _folder(lane, epoch)
+    for name in disk.list(folder):
+        if name.endswith(_NEW):
+            disk.unlink(f"{folder}/{name}")
+
+
+def _folder(lane: Lane, epoch: Epoch) -> str:
+    return f"{FOLDER}/{lane}/{epoch}"

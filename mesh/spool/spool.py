@@ -1,0 +1,499 @@
+"""The spool: all lanes of one node, durable, bounded, truthful. The single writer of its folder.
+
+Promises, in the order in which the code keeps them:
+
+1. A number is handed out only below a reservation that is durable, so none is ever used twice.
+2. ``Appended.settled`` becomes true only after the records' bytes are synced. Where it becomes
+false, their numbers are explained.
+3. Only ``release`` releases, and it is only called with what a receipt said. The cursor is durable
+before anything is unlinked.
+4. What is given up is stated in a durable journal header before it is unlinked, and in an account.
+5. For each lane: ``next_seq = released + pending + waiting + explained``, counted as sets of
+numbers.
+
+Two threads serve the loop. The *writer* frames, writes and syncs groups, nothing else. The *worker*
+reads back, seals, writes the cursor and unlinks; its jobs run one after another, so a file is never
+unlinked under a reader. The loop owns all state and never waits for either. When the disk fails
+twice in a row the spool is *degraded*: it refuses records, deciding goes on with numbers of an
+epoch that is never recorded (``forgo``), and a new journal is tried every few seconds.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, TypeVar
+
+from mesh.ports import Clock, Disk, Observer
+from mesh.spool import batch as batches
+from mesh.spool import cursor as cursors
+from mesh.spool import events, journal, sealing, shelf, store
+from mesh.spool.accounts import statements
+from mesh.spool.batch import Batch, Labels
+from mesh.spool.commit import Located, Writer
+from mesh.spool.frame import Owner
+from mesh.spool.lane import LaneSettings, LaneState, LaneStatus
+from mesh.spool.pump import Appended, Pump
+from mesh.spool.retention import plan
+from mesh.spool.shelf import Sealed
+from schemas import wire
+from schemas.errors import DiskFailed, Overloaded, Refused, RefusedBecause, StoreUnusable
+from schemas.limits import NUMBERS_RESERVED
+from schemas.messages import Epoch, Explained, Identity, Lane
+from schemas.ranges import Ranges
+from schemas.stored import StoreIdentity
+
+__all__ = ["DEFAULT_LANES", "Appended", "Resources", "Spool", "SpoolSettings", "SpoolStatus"]
+
+_T = TypeVar("_T")
+_RETRY_SECONDS: Final = 5.0
+_CURSOR_PAUSE_SECONDS: Final = 0.2
+_AT_ONCE: Final = 0.0
+_RIDES_ALONG: Final = 1.0
+_FEW: Final = 4096
+
+DEFAULT_LANES: Final[Mapping[Lane, LaneSettings]] = {
+    Lane.ACCOUNT: LaneSettings(_AT_ONCE, _FEW),
+    Lane.ALARMS: LaneSettings(_AT_ONCE, _FEW),
+    Lane.DECISIONS: LaneSettings(0.005, NUMBERS_RESERVED),
+    Lane.EVENTS: LaneSettings(_AT_ONCE, _FEW),
+    Lane.METRICS: LaneSettings(_RIDES_ALONG, _FEW),
+    Lane.READINGS: LaneSettings(_RIDES_ALONG, NUMBERS_RESERVED),
+    Lane.LOGS: LaneSettings(_RIDES_ALONG, _FEW),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """What a spool is configured with.
+
+    Args:
+        labels: site, node, and what else stands on each batch.
+        bytes_max: what the folder may take.
+        lanes: how each lane is kept.
+    """
+
+    labels: Labels
+    bytes_max: int = 1 << 30
+    lanes: Mapping[Lane, LaneSettings] = field(default_factory=lambda: DEFAULT_LANES)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStatus:
+    """How the spool stands.
+
+    Args:
+        epoch: its present life.
+        degraded: why it takes nothing; empty when it does.
+        used_bytes: what it takes on disk.
+        bytes_max: what it may take.
+        hours_left: how long until it is full at the present rate; ``None`` while nothing grows.
+        lanes: how each lane stands.
+    """
+
+    epoch: Epoch
+    degraded: str
+    used_bytes: int
+    bytes_max: int
+    hours_left: float | None
+    lanes: Mapping[Lane, LaneStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the composition root hands to a spool.
+
+    Args:
+        disk: the spool's own folder.
+        clock: for the times on frames.
+        writer: executor of one thread, for commits only.
+        worker: executor of one thread, for everything else that blocks.
+        entropy: random bytes.
+        boot: boot id, 16 bytes.
+        machine: machine id, 16 bytes.
+        observer: is told what happens.
+    """
+
+    disk: Disk
+    clock: Clock
+    writer: Executor
+    worker: Executor
+    entropy: Callable[[int], bytes]
+    boot: bytes
+    machine: bytes
+    observer: Observer
+
+
+class Spool:
+    """Made by ``Spool.open``; ``maintain`` must run beside it; ended by ``close``."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        settings: SpoolSettings,
+        identity: StoreIdentity,
+        survey: store.Survey,
+    ) -> None:
+        self._resources = resources
+        self._settings = settings
+        self._identity = identity
+        self._loop = asyncio.get_running_loop()
+        self._lanes = {
+            lane: LaneState.after(found, settings.lanes[lane])
+            for lane, found in survey.lanes.items()
+        }
+        random = int.from_bytes(resources.entropy(8), "little")
+        self._unrecorded = Epoch(identity.epoch.counter, random)
+        self._cursor = survey.cursor
+        self._cursor_stale = False
+        self._unlink: list[tuple[Lane, Sealed]] = []
+        self._grown = asyncio.Event()
+        self._chores = asyncio.Event()
+        self._chores.set()
+        journals = [content.number for content in survey.journals]
+        marks = {lane: found.mark for lane, found in survey.lanes.items()}
+        owner = Owner(identity.store, identity.epoch, resources.boot)
+        writer = Writer(resources.disk, owner, marks, max(journals, default=0))
+        self._pump = Pump(
+            self._lanes, identity.epoch, writer, resources, journals, self._after_commit
+        )
+
+    def _after_commit(self) -> None:
+        self._grown.set()
+        if self._pump.closed_journals:
+            self._chores.set()
+
+    # --- opening and closing -----------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, resources: Resources, settings: SpoolSettings) -> "Spool":
+        """Opens a spool, or makes one. No damage prevents it; what is lost is stated first.
+
+        Raises:
+            StoreInUse: another process owns it.
+            StoreUnusable: it is another node's, of an unknown format, or cannot be written.
+        """
+        loop = asyncio.get_running_loop()
+        work = partial(_open_files, resources, settings)
+        identity, survey = await loop.run_in_executor(resources.worker, work)
+        spool = cls(resources, settings, identity, survey)
+        await spool.commit()
+        spool._observe_opening(survey)
+        await spool.state_accounts()
+        return spool
+
+    def _observe_opening(self, survey: store.Survey) -> None:
+        newly = {
+            lane: {why: len(numbers) for why, numbers in found.newly.items()}
+            for lane, found in survey.lanes.items()
+            if found.newly
+        }
+        pending = {lane: state.backlog.records for lane, state in self._lanes.items()}
+        self._observe(events.SpoolOpened(str(self.epoch), pending, newly))
+
+    async def close(self) -> None:
+        """Commits what waits, closes in order: the next opening finds nothing void."""
+        await self._pump.close()
+        if self._cursor_stale:
+            await self._flush_cursor()
+        await self._in_worker(self._resources.disk.unlock, store.LOCK)
+
+    # --- queries -----------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> Epoch:
+        """The present life."""
+        return self._identity.epoch
+
+    @property
+    def degraded(self) -> str:
+        """Why it takes nothing; empty when it does."""
+        return self._pump.degraded
+
+    def next_seq(self, lane: Lane) -> int:
+        """The number that the lane's next record will take."""
+        return self._lanes[lane].next_seq
+
+    def released(self, lane: Lane) -> Ranges:
+        """What was released of a lane."""
+        return self._lanes[lane].backlog.released
+
+    def status(self) -> SpoolStatus:
+        """How it stands now."""
+        now = self._loop.time()
+        lanes = {lane: state.status(now) for lane, state in self._lanes.items()}
+        used = self._used_bytes()
+        growth = sum(status.bytes_per_second for status in lanes.values())
+        left = max(0, self._settings.bytes_max - used)
+        return SpoolStatus(
+            self.epoch,
+            self.degraded,
+            used,
+            self._settings.bytes_max,
+            left / growth / 3600 if growth > 0 else None,
+            lanes,
+        )
+
+    def _used_bytes(self) -> int:
+        backlogs = [state.backlog for state in self._lanes.values()]
+        shelved = sum(backlog.sealed_bytes for backlog in backlogs)
+        return shelved + self._pump.journal_bytes + sum(backlog.fresh_bytes for backlog in backlogs)
+
+    # --- appending ---------------------------------------------------------------------------
+
+    def append(self, lane: Lane, records: list[bytes], *, awaited: bool = True) -> Appended:
+        """Numbers records now, and makes them durable soon. Never waits.
+
+        Args:
+            lane: which lane.
+            records: canonical bytes of at least one record.
+            awaited: whether somebody waits for ``settled``; otherwise they may linger for others.
+
+        Raises:
+            Refused: ``too_large``: a record is larger than ``RECORD_BYTES_MAX``. None was taken.
+            Overloaded: more waits than may wait. None was taken.
+            DiskFailed: the spool is degraded. None was taken.
+        """
+        return self._pump.append(lane, records, awaited=awaited)
+
+    def forgo(self, lane: Lane, count: int) -> Identity:
+        """Numbers for records that the spool could not take: of an epoch that is never recorded.
+
+        They are unique, and the next account states them all as ``shed``.
+        """
+        state = self._lanes[lane]
+        first = state.unrecorded
+        state.unrecorded += count
+        return Identity(self._settings.labels.node, self._unrecorded, lane, first)
+
+    async def commit(self) -> bool:
+        """Commits what waits now; whether that succeeded."""
+        return await self._pump.commit()
+
+    async def state_accounts(self) -> None:
+        """Appends a full statement of each lane that ever had a number; later, while degraded."""
+        accounts = statements(
+            self._resources.clock.now(), self._lanes, self.epoch, self._unrecorded, self._holders
+        )
+        records = [wire.encode(account) for account in accounts]
+        try:
+            await self.append(Lane.ACCOUNT, records).settled
+        except (Overloaded, DiskFailed) as refused:
+            self._observe(events.AccountDelayed(str(refused)))
+
+    def _holders(self, lane: Lane) -> dict[str, int]:
+        prefix = f"{self.epoch}/{lane}/"
+        return {
+            key.removeprefix(prefix): number
+            for key, number in self._cursor.holders.items()
+            if key.startswith(prefix)
+        }
+
+    # --- forwarding --------------------------------------------------------------------------
+
+    async def wait_grown(self) -> None:
+        """Returns once something has become durable since the last call."""
+        await self._grown.wait()
+        self._grown.clear()
+
+    async def next_batch(self, lane: Lane, start: int) -> Batch | None:
+        """The first pending batch that holds a number at or above ``start``.
+
+        ``None`` when there is none.
+
+        What turns out damaged is stated and passed over.
+        """
+        state = self._lanes[lane]
+        while (piece := state.backlog.next_piece(start)) is not None:
+            if isinstance(piece, Sealed):
+                found = await self._read_sealed(lane, piece)
+            else:
+                found = await self._read_fresh(lane, piece)
+            if found is not None:
+                return found
+        return None
+
+    async def _read_sealed(self, lane: Lane, piece: Sealed) -> Batch | None:
+        try:
+            return await self._in_worker(_parse, self._resources.disk, lane, self.epoch, piece)
+        except (Refused, DiskFailed, FileNotFoundError) as damage:
+            self._lanes[lane].backlog.drop([piece])
+            self._state_damage(lane, [(piece.first, piece.stop)], str(damage))
+            return None
+
+    async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:
+        packed = await self._in_worker(
+            sealing.pack, self._resources.disk, self._settings.labels, piece
+        )
+        self._state_damaged_frames(lane, packed.damaged)
+        return packed.batches[0] if packed.batches else None
+
+    def _state_damaged_frames(self, lane: Lane, damaged: Sequence[Located]) -> None:
+        if damaged:
+            self._lanes[lane].backlog.seal(damaged, ())
+            spans = [(item.frame.header.first, item.frame.header.stop) for item in damaged]
+            self._state_damage(lane, spans, "a frame no longer matches its checksum")
+
+    def _state_damage(self, lane: Lane, spans: Sequence[tuple[int, int]], detail: str) -> None:
+        numbers = Ranges.of(spans) - self._lanes[lane].backlog.released
+        self._lanes[lane].explain(Explained.DAMAGED, numbers)
+        self._pump.rotate()
+        self._observe(events.DamageFound(lane, str(numbers), detail))
+
+    def release(self, lane: Lane, numbers: Ranges, holder: str) -> None:
+        """Takes what a receipt said: the next holder has these numbers durably, or knows why not.
+
+        Args:
+            lane: which lane, in the present epoch.
+            numbers: which numbers.
+            holder: who said so.
+
+        Raises:
+            Refused: ``beyond_sent``: a number was never made durable. Nothing was released.
+        """
+        state = self._lanes[lane]
+        durable = state.next_seq - len(state.waiting)
+        if numbers.end > durable:
+            raise Refused(
+                RefusedBecause.BEYOND_SENT,
+                f"{holder} says {lane} below {numbers.end}, but only {durable} were ever written",
+            )
+        gone = state.backlog.release(numbers)
+        self._unlink += [(lane, item) for item in gone]
+        self._cursor = replace(
+            self._cursor,
+            holders={
+                **self._cursor.holders,
+                f"{self.epoch}/{lane}/{holder}": state.backlog.released.watermark(),
+            },
+        )
+        self._cursor_stale = True
+        self._chores.set()
+
+    # --- chores: sealing, the cursor, eviction -------------------------------------------------
+
+    async def maintain(self) -> None:
+        """Seals, writes the cursor, evicts, as the need arises. Runs until cancelled."""
+        while True:
+            await self._chores.wait()
+            self._chores.clear()
+            try:
+                await self._do_chores()
+            except DiskFailed as failure:
+                self._observe(events.ChoreFailed(str(failure)))
+                self._loop.call_later(_RETRY_SECONDS, self._chores.set)
+            await asyncio.sleep(_CURSOR_PAUSE_SECONDS)
+
+    async def _do_chores(self) -> None:
+        if self._cursor_stale:
+            await self._flush_cursor()
+        while self._pump.closed_journals:
+            await self._seal(self._pump.closed_journals[0])
+            self._pump.closed_journals.pop(0)
+        await self._evict()
+
+    async def _flush_cursor(self) -> None:
+        unlink, self._unlink = self._unlink, []
+        self._cursor_stale = False
+        released = dict(self._cursor.released)
+        for lane, state in self._lanes.items():
+            if state.backlog.released:
+                released[f"{self.epoch}/{lane}"] = cursors.bounded(state.backlog.released)
+        cursor = replace(self._cursor, generation=self._cursor.generation + 1, released=released)
+        self._cursor = cursor
+        try:
+            await self._in_worker(cursors.store, self._resources.disk, cursor)
+        except DiskFailed:
+            self._unlink += unlink
+            self._cursor_stale = True
+            raise
+        for lane, item in unlink:
+            await self._in_worker(shelf.clear, self._resources.disk, lane, self.epoch, [item])
+
+    async def _seal(self, number: int) -> None:
+        """Shelves what is pending of a closed journal, then unlinks the journal."""
+        frames = {
+            lane: pending
+            for lane, state in self._lanes.items()
+            if (pending := state.backlog.in_journal(number))
+        }
+        if frames:
+            done = await self._in_worker(
+                sealing.seal, self._resources.disk, self._settings.labels, frames
+            )
+            for lane, pending in frames.items():
+                gone = self._lanes[lane].backlog.seal(pending, done.batches[lane])
+                self._unlink += [(lane, item) for item in gone]
+                self._cursor_stale = self._cursor_stale or bool(gone)
+                self._state_damaged_frames(lane, done.damaged[lane])
+            if any(done.damaged.values()) and not await self.commit():
+                raise DiskFailed(f"journal {number} stays: a loss could not be stated")
+        if self._cursor_stale:
+            await self._flush_cursor()
+        await self._in_worker(self._resources.disk.unlink, journal.journal_path(number))
+
+    async def _evict(self) -> None:
+        """Gives up what does not fit: states the loss, makes that durable, then unlinks."""
+        shelves = {lane: state.backlog.on_shelf for lane, state in self._lanes.items()}
+        evictions = plan(shelves, self._used_bytes(), self._settings.bytes_max)
+        if not evictions:
+            return
+        by_lane: dict[Lane, list[Sealed]] = {}
+        for eviction in evictions:
+            by_lane.setdefault(eviction.lane, []).append(eviction.batch)
+        for lane, items in by_lane.items():
+            state = self._lanes[lane]
+            state.backlog.drop(items)
+            numbers = Ranges.of([(item.first, item.stop) for item in items])
+            state.explain(Explained.EVICTED, numbers - state.backlog.released)
+            self._observe(events.Evicted(lane, str(numbers)))
+        self._pump.rotate()
+        if not await self.commit():
+            raise DiskFailed("an eviction could not be stated; nothing was given up")
+        for lane, items in by_lane.items():
+            await self._in_worker(shelf.clear, self._resources.disk, lane, self.epoch, items)
+        await self.state_accounts()
+
+    async def _in_worker(self, job: Callable[..., _T], *arguments: object) -> _T:
+        return await self._loop.run_in_executor(self._resources.worker, job, *arguments)
+
+    def _observe(self, event: object) -> None:
+        self._resources.observer.observe(event)
+
+
+def _open_files(
+    resources: Resources, settings: SpoolSettings
+) -> tuple[StoreIdentity, store.Survey]:
+    """Locks, identifies and reads a store; makes one where there is none. Runs in the worker."""
+    disk, labels = resources.disk, settings.labels
+    disk.make_directory("")
+    disk.lock(store.LOCK)
+    identity = store.identity(disk)
+    if identity is None:
+        random = int.from_bytes(resources.entropy(8), "little")
+        identity = StoreIdentity(
+            resources.entropy(16),
+            labels.site,
+            labels.node,
+            Epoch(1, random),
+            None,
+            resources.machine,
+        )
+        store.create(disk, identity)
+    elif (identity.site, identity.node) != (labels.site, labels.node):
+        raise StoreUnusable(
+            f"this spool belongs to {identity.site}/{identity.node}, not to "
+            f"{labels.site}/{labels.node}: give each node a state directory of its own"
+        )
+    for lane in Lane:
+        shelf.clear_unfinished(disk, lane, identity.epoch)
+    survey = store.survey(disk, identity)
+    for content in survey.journals:
+        for name in store.quarantine(disk, content):
+            resources.observer.observe(events.Quarantined(name))
+    return identity, survey
+
+
+def _parse(disk: Disk, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch:
+    return batches.parse(shelf.read(disk, lane, epoch, piece))

@@ -1,0 +1,145 @@
+"""The folder of a spool: who it is, who owns it, and what a reader finds in it.
+
+::
+
+    STORE            a ``StoreIdentity`` in canonical bytes    LOCK    one writer
+    journal/         fresh frames                              cursor  what was released
+    lanes/           sealed batches                            quarantine/  damaged bytes, kept
+
+``STORE`` is written beside, synced, renamed, and the folder synced: it is whole or it is not there.
+``survey`` reads everything and changes nothing, so it serves the owner on opening and anybody else
+looking on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mesh.ports import Disk
+from mesh.spool import cursor, journal, shelf
+from mesh.spool.journal import JournalContent
+from mesh.spool.recovery import LaneFound, judge
+from schemas import wire
+from schemas.errors import DiskFull, DiskReadOnly, Refused, StoreUnusable
+from schemas.messages import Lane
+from schemas.ranges import Ranges
+from schemas.stored import Cursor, StoreIdentity
+
+__all__ = ["LOCK", "Survey", "create", "identity", "quarantine", "released_in", "survey"]
+
+LOCK: Final = "LOCK"
+QUARANTINE: Final = "quarantine"
+_STORE: Final = "STORE"
+_NEW: Final = "STORE.new"
+_STORE_BYTES_MAX: Final = 64 * 1024
+
+
+def identity(disk: Disk) -> StoreIdentity | None:
+    """Who the store is; ``None`` when there is none yet.
+
+    Raises:
+        StoreUnusable: ``STORE`` cannot be understood.
+    """
+    try:
+        file = disk.open(_STORE, "read")
+    except FileNotFoundError:
+        return None
+    try:
+        data = file.read(0, _STORE_BYTES_MAX)
+    finally:
+        file.close()
+    try:
+        return wire.decode_as(StoreIdentity, data)
+    except Refused as wrong:
+        raise StoreUnusable(
+            f"the file STORE of the spool cannot be read ({wrong}): it is of a newer version, or "
+            "damaged; use that version, or move the folder away to begin a new store"
+        ) from wrong
+
+
+def create(disk: Disk, store: StoreIdentity) -> None:
+    """Makes the folders and ``STORE``; durable on return.
+
+    Raises:
+        StoreUnusable: the folder cannot be written.
+    """
+    try:
+        for folder in (journal.FOLDER, shelf.FOLDER, QUARANTINE):
+            disk.make_directory(folder)
+        disk.unlink(_NEW)
+        file = disk.open(_NEW, "create")
+        try:
+            file.write(wire.encode(store), 0)
+            file.sync()
+        finally:
+            file.close()
+        disk.rename(_NEW, _STORE)
+        disk.sync_directory("")
+    except (DiskReadOnly, DiskFull) as refused:
+        problem = StoreUnusable(f"a new spool cannot be made here: {refused}")
+        problem.exit_code = refused.exit_code
+        raise problem from refused
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the files of a spool hold.
+
+    Args:
+        journals: the contents of all journals, oldest first.
+        cursor: what was released.
+        lanes: where each lane stands.
+    """
+
+    journals: tuple[JournalContent, ...]
+    cursor: Cursor
+    lanes: Mapping[Lane, LaneFound]
+
+
+def survey(disk: Disk, store: StoreIdentity) -> Survey:
+    """Reads what there is, and changes nothing.
+
+    Raises:
+        DiskFailed: the medium does not give it back.
+    """
+    found = tuple(
+        journal.read(disk, number, store.store, store.epoch) for number in journal.numbers(disk)
+    )
+    released = cursor.load(disk)
+    lanes = {
+        lane: judge(
+            lane,
+            found,
+            shelf.sealed(disk, lane, store.epoch),
+            released_in(released, store, lane),
+        )
+        for lane in Lane
+    }
+    return Survey(found, released, lanes)
+
+
+def released_in(released: Cursor, store: StoreIdentity, lane: Lane) -> Ranges:
+    """What a cursor says of a lane in the store's present life."""
+    return released.released.get(f"{store.epoch}/{lane}", Ranges())
+
+
+def quarantine(disk: Disk, content: JournalContent) -> list[str]:
+    """Keeps the broken bytes of a journal under names that say where they stood.
+
+    Returns:
+        The names of the files that were written now.
+    """
+    kept = []
+    for item in content.broken:
+        data = content.data[item.offset : item.end]
+        name = f"{QUARANTINE}/journal-{content.number:016d}-{item.offset}"
+        if not data.strip(b"\0") or name.rpartition("/")[2] in disk.list(QUARANTINE):
+            continue
+        file = disk.open(name, "create")
+        try:
+            file.write(data, 0)
+            file.sync()
+        finally:
+            file.close()
+        kept.append(name)
+    return kept
