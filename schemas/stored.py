@@ -1,7 +1,8 @@
-"""What a spool writes about itself: who it is, where its numbers stand, what was released.
+"""What holders write about themselves: a spool's identity, numbers and cursor; a receiver's ledger.
 
 These are not records: they have no identity and never leave the node. ``schemas.wire`` writes them
-as it writes records; ``mesh.spool`` says where they stand and when they are durable.
+as it writes records; ``mesh.spool`` and ``nodes.headquarters`` say where they stand and when they
+are durable.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,17 @@ from dataclasses import dataclass, field
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
 
-__all__ = ["Closed", "Cursor", "JournalHeader", "LaneMark", "Numbers", "Reserved", "StoreIdentity"]
+__all__ = [
+    "Closed",
+    "Cursor",
+    "JournalHeader",
+    "LaneLedger",
+    "LaneMark",
+    "Numbers",
+    "PartitionLedger",
+    "Reserved",
+    "StoreIdentity",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +121,59 @@ class Cursor:
     generation: int
     released: Mapping[str, Ranges] = field(default_factory=dict)
     holders: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLedger:
+    """What a receiver knows of one (site, node, epoch, lane).
+
+    About a hundred bytes, however long the outage.
+
+    Args:
+        site: the origin's site.
+        node: the origin.
+        epoch: the life of its spool.
+        lane: the lane.
+        held: numbers that are durable here.
+        explained: numbers that will never arrive, by reason, as the origin's newest account says.
+        next_seq: the next number at the origin, as its newest account says.
+        statement: the number of that account.
+        chain: the chain where ``chain_at`` stands; 16 bytes.
+        chain_at: the number up to which ``chain`` holds.
+        duplicates: how many numbers came again.
+        seen_wall_ns: when something last came, UTC.
+    """
+
+    site: str
+    node: str
+    epoch: Epoch
+    lane: Lane
+    held: Ranges = field(default_factory=Ranges)
+    explained: Mapping[str, Ranges] = field(default_factory=dict)
+    next_seq: int = 0
+    statement: int = 0
+    chain: bytes = bytes(16)
+    chain_at: int = 0
+    duplicates: int = 0
+    seen_wall_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLedger:
+    """All ledgers of one partition of nodes, replaced as one.
+
+    Its replacement is the commit point of an intake.
+
+    Args:
+        holder: who keeps it.
+        life: the holder's life; another one means that its store was replaced.
+        receipts: how many receipts were made of it.
+        lanes: the ledgers, sorted by their keys.
+        files: staged files that this state counts as held and that may still have to be renamed.
+    """
+
+    holder: str
+    life: Epoch
+    receipts: int = 0
+    lanes: tuple[LaneLedger, ...] = ()
+    files: tuple[str, ...] = ()

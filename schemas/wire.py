@@ -37,6 +37,8 @@ from schemas.limits import (
     EXTENSIONS_MAX,
     FRAMES_PER_BATCH_MAX,
     IDENTIFIER_CHARS_MAX,
+    LEDGER_FILES_MAX,
+    LEDGER_LANES_MAX,
     MODEL_FIELDS_MAX,
     RANGES_MAX,
     RECORDS_PER_FRAME_MAX,
@@ -66,16 +68,26 @@ from schemas.stored import (
     Closed,
     Cursor,
     JournalHeader,
+    LaneLedger,
     LaneMark,
     Numbers,
+    PartitionLedger,
     Reserved,
     StoreIdentity,
 )
 
-__all__ = ["Message", "decode", "decode_as", "encode", "kind_of", "split"]
+__all__ = ["Message", "decode", "decode_as", "encode", "kind_of", "split", "unpack_plain"]
 
 Message = (
-    Record | BatchHeader | Receipt | StoreIdentity | JournalHeader | Reserved | Closed | Cursor
+    Record
+    | BatchHeader
+    | Receipt
+    | StoreIdentity
+    | JournalHeader
+    | Reserved
+    | Closed
+    | Cursor
+    | PartitionLedger
 )
 
 _M = TypeVar("_M")
@@ -86,6 +98,7 @@ Plain = Callable[[Any], object]
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _UINT64_MAX: Final = 2**64 - 1
+_TIMESTAMP_HEADS: Final = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 
 
 # --- one field each way -------------------------------------------------------------------------
@@ -165,7 +178,8 @@ def _sequence(item: _Form, most: int) -> _Form:
             raise Refused(RefusedBecause.TOO_LARGE, f"array of {len(raw)}, at most {most}")
         return tuple(map(item.parse, raw))
 
-    return _Form(parse)
+    write = item.plain
+    return _Form(parse, None if write is None else lambda items: tuple(map(write, items)))
 
 
 def _mapping(key: _Form, value: _Form, most: int) -> _Form:
@@ -314,6 +328,22 @@ _MARK: Final = _layout(0, LaneMark, next_seq=_SEQ, chain=_CHAIN).form()
 _NUMBERS: Final = _layout(
     0, Numbers, mark=_MARK, reserved=_SEQ, explained=_REASONS, statement=_COUNT
 ).form()
+_LANE_LEDGER: Final = _layout(
+    0,
+    LaneLedger,
+    site=_NAME,
+    node=_NAME,
+    epoch=_EPOCH,
+    lane=_LANE,
+    held=_RANGES,
+    explained=_REASONS,
+    next_seq=_SEQ,
+    statement=_COUNT,
+    chain=_CHAIN,
+    chain_at=_SEQ,
+    duplicates=_COUNT,
+    seen_wall_ns=_TIME,
+).form()
 
 _LAYOUTS: Final = (
     _layout(
@@ -460,6 +490,15 @@ _LAYOUTS: Final = (
         released=_mapping(_LABEL, _RANGES, 1024),
         holders=_mapping(_LABEL, _SEQ, 1024),
     ),
+    _layout(
+        37,
+        PartitionLedger,
+        holder=_NAME,
+        life=_EPOCH,
+        receipts=_COUNT,
+        lanes=_sequence(_LANE_LEDGER, LEDGER_LANES_MAX),
+        files=_sequence(_LABEL, LEDGER_FILES_MAX),
+    ),
 )
 _BY_KIND: Final = {layout.kind: layout for layout in _LAYOUTS}
 _WRITERS: Final = {
@@ -558,6 +597,34 @@ def split(body: bytes, count: int) -> list[bytes]:
             RefusedBecause.MALFORMED, f"{len(body) - bounds[-1]} bytes after {count} records"
         )
     return [body[start:stop] for start, stop in pairwise(bounds)]
+
+
+def unpack_plain(data: bytes) -> object:
+    """What one msgpack value says in plain words: a sensor's, which is no message of ours.
+
+    Args:
+        data: one value, all of it; the caller bounds its length.
+
+    Returns:
+        Numbers, text, bytes, booleans, ``None``, lists, and dicts whose keys are text or bytes.
+
+    Raises:
+        Refused: ``malformed``: not msgpack, bytes after the value, an extension type, a key that
+            stands twice, or deeper than the library goes.
+    """
+    plain = _unpack(data)
+    # The library reads timestamps by itself and never asks about them. Few bytes begin like one.
+    if any(head in data for head in _TIMESTAMP_HEADS) and _holds_timestamp(plain):
+        _refuse_extension(-1, b"")
+    return plain
+
+
+def _holds_timestamp(plain: object) -> bool:
+    if isinstance(plain, dict):
+        return any(map(_holds_timestamp, plain.values()))
+    if isinstance(plain, list):
+        return any(map(_holds_timestamp, plain))
+    return isinstance(plain, msgpack.Timestamp)
 
 
 def _unpack(data: bytes) -> object:

@@ -215,6 +215,11 @@ class Spool:
         """The number that the lane's next record will take."""
         return self._lanes[lane].next_seq
 
+    def durable(self, lane: Lane) -> int:
+        """Numbers below this are durable, or explained, or on their way to the disk."""
+        state = self._lanes[lane]
+        return state.next_seq - len(state.waiting)
+
     def released(self, lane: Lane) -> Ranges:
         """What was released of a lane."""
         return self._lanes[lane].backlog.released
@@ -353,7 +358,7 @@ class Spool:
             Refused: ``beyond_sent``: a number was never made durable. Nothing was released.
         """
         state = self._lanes[lane]
-        durable = state.next_seq - len(state.waiting)
+        durable = self.durable(lane)
         if numbers.end > durable:
             raise Refused(
                 RefusedBecause.BEYOND_SENT,

@@ -1,0 +1,198 @@
+"""The ledger: what a receiver knows of a (node, epoch, lane): new, duplicate, missing, explained.
+
+Pure.
+
+For each lane of each epoch, with ``next_seq`` the number that the origin's newest account states
+(or one more than the highest that came)::
+
+    produced = held + explained + missing            as sets of the numbers 0 <= n < next_seq
+
+Rules. A number is taken once, however often it comes. *Delivered beats explained*: what arrives
+late in an explained range is still taken. An account replaces the older ones of its lane and epoch,
+by its statement number. The *watermark* is the least number that is neither held nor explained. The
+chain is compared where a batch begins at, or passes over, the number up to which the ledger knows
+it: the same numbers with another chain are other records, and are refused as ``bad_chain``.
+
+The state is a few integers and ranges, so it costs the same after an hour and after a year.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+
+from schemas.errors import Refused, RefusedBecause
+from schemas.limits import PARTITIONS
+from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
+from schemas.ranges import Ranges
+from schemas.stored import LaneLedger, PartitionLedger
+
+_RECEIPT_RANGES: Final = 512
+
+__all__ = [
+    "Line",
+    "Taken",
+    "account_line",
+    "explain",
+    "find",
+    "partition_of",
+    "receipt",
+    "store",
+    "take",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a batch brings.
+
+    Args:
+        ledger: the ledger with it.
+        new: the numbers that were not held before.
+        duplicates: how many were.
+    """
+
+    ledger: LaneLedger
+    new: Ranges
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the account: sets become counts, missing numbers stay named.
+
+    Args:
+        produced: how many numbers were handed out.
+        delivered: how many of them are held.
+        explained: how many will never arrive, by reason, less those that arrived all the same.
+        missing: which are neither.
+        duplicates: how many came again and were taken once.
+    """
+
+    produced: int
+    delivered: int
+    explained: Mapping[str, int]
+    missing: Ranges
+    duplicates: int
+
+
+def partition_of(site: str, node: str) -> int:
+    """The partition whose ledger knows a node: the same everywhere and for ever."""
+    return int.from_bytes(sha256(f"{site}/{node}".encode()).digest()[:4]) % PARTITIONS
+
+
+def find(partition: PartitionLedger, site: str, node: str, epoch: Epoch, lane: Lane) -> LaneLedger:
+    """The ledger of a lane; an empty one when nothing has come yet."""
+    for known in partition.lanes:
+        if (known.site, known.node, known.epoch, known.lane) == (site, node, epoch, lane):
+            return known
+    return LaneLedger(site, node, epoch, lane)
+
+
+def store(partition: PartitionLedger, changed: Iterable[LaneLedger]) -> PartitionLedger:
+    """The partition with some ledgers replaced or added."""
+    lanes = {_key(known): known for known in partition.lanes}
+    lanes |= {_key(known): known for known in changed}
+    return replace(partition, lanes=tuple(lanes[key] for key in sorted(lanes)))
+
+
+def take(ledger: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
+    """Takes the numbers of a batch whose body has been verified against its header.
+
+    Raises:
+        Refused: ``bad_chain``, when it names other records by numbers that are already held.
+    """
+    _check_chain(ledger, header)
+    new = header.present - ledger.held
+    duplicates = header.count - len(new)
+    held = ledger.held | new
+    chain, chain_at = ledger.chain, ledger.chain_at
+    reached = (held | _explained(ledger)).watermark()
+    if header.last + 1 > chain_at and reached > header.last:
+        chain, chain_at = header.chain_after, header.last + 1
+    taken = replace(
+        ledger,
+        held=held,
+        next_seq=max(ledger.next_seq, held.end),
+        chain=chain,
+        chain_at=chain_at,
+        duplicates=ledger.duplicates + duplicates,
+        seen_wall_ns=now_wall_ns,
+    )
+    return Taken(taken, new, duplicates)
+
+
+def _check_chain(ledger: LaneLedger, header: BatchHeader) -> None:
+    if ledger.chain_at == header.first:
+        theirs = header.chain_before
+    elif ledger.chain_at == header.last + 1:
+        theirs = header.chain_after
+    else:
+        return
+    if theirs != ledger.chain:
+        raise Refused(
+            RefusedBecause.BAD_CHAIN,
+            f"{header}: its chain at {ledger.chain_at} is {theirs.hex()}, but the records that are "
+            f"held lead to {ledger.chain.hex()}: the same numbers name other records",
+        )
+
+
+def explain(ledger: LaneLedger, account: Account) -> LaneLedger:
+    """Takes what the origin states of itself; an older statement changes nothing."""
+    if account.number <= ledger.statement:
+        return ledger
+    return replace(
+        ledger,
+        explained=dict(account.explained),
+        next_seq=max(account.next_seq, ledger.held.end),
+        statement=account.number,
+    )
+
+
+def receipt(partition: PartitionLedger, ledger: LaneLedger, number: int, stage: Stage) -> Receipt:
+    """The receipt for a lane: what the holder durably holds of it."""
+    watermark = (ledger.held | _explained(ledger)).watermark()
+    above = ledger.held - Ranges.of([(0, watermark)])
+    return Receipt(
+        holder=partition.holder,
+        life=partition.life,
+        number=number,
+        stage=stage,
+        site=ledger.site,
+        node=ledger.node,
+        epoch=ledger.epoch,
+        lane=ledger.lane,
+        watermark=watermark,
+        chain=ledger.chain if ledger.chain_at else b"",
+        chain_at=ledger.chain_at,
+        held=Ranges(above.spans[:_RECEIPT_RANGES]),
+    )
+
+
+def account_line(ledger: LaneLedger) -> Line:
+    """The lane's line of the account."""
+    produced = Ranges.of([(0, ledger.next_seq)])
+    explained = {
+        reason: len((numbers & produced) - ledger.held)
+        for reason, numbers in ledger.explained.items()
+    }
+    missing = produced - ledger.held - _explained(ledger)
+    return Line(
+        len(produced),
+        len(ledger.held),
+        {reason: count for reason, count in explained.items() if count},
+        missing,
+        ledger.duplicates,
+    )
+
+
+def _explained(ledger: LaneLedger) -> Ranges:
+    explained = Ranges()
+    for numbers in ledger.explained.values():
+        explained |= numbers
+    return explained
+
+
+def _key(ledger: LaneLedger) -> tuple[str, str, int, int, int]:
+    epoch = ledger.epoch
+    return (ledger.site, ledger.node, epoch.counter, epoch.random, ledger.lane.priority)

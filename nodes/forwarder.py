@@ -1,0 +1,190 @@
+"""The forwarder: the shell round ``mesh.transfer.delivery`` for one link.
+
+Never in the way of a decision.
+
+It waits for the link, sends what the delivery says, hands receipts to it, and releases what they
+release. Every failure of the link ends here: the forwarder runs until it is cancelled, and a
+backlog needs no restart to drain.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from mesh.ports import Accepted, Link, LinkState, Observer, Part, Refusal
+from mesh.spool.batch import Batch
+from mesh.spool.spool import Spool
+from mesh.transfer.delivery import Delivery, DeliverySettings, LaneProgress
+from schemas.errors import DiskFailed, LinkDown, Refused
+from schemas.messages import Lane
+
+__all__ = ["BatchRefused", "Forwarder", "LinkChanged", "ReceiptRefused"]
+
+_RETRY_SECONDS: Final = 1.0
+_IDLE_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A link came up or went down."""
+
+    name: str
+    up: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRefused:
+    """A batch was not taken upstream; it is kept and offered again."""
+
+    link: str
+    batch: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRefused:
+    """A receipt was not believed; the data is kept."""
+
+    link: str
+    reason: str
+
+
+class Forwarder:
+    """Drains a spool over a link.
+
+    Args:
+        site: of this node.
+        node: this node.
+        spool: what to drain.
+        link: over which link.
+        settings: how to use it.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        node: str,
+        spool: Spool,
+        link: Link,
+        settings: DeliverySettings,
+        observer: Observer,
+    ) -> None:
+        self._spool = spool
+        self._link = link
+        self._observer = observer
+        released = {lane: spool.released(lane) for lane in Lane}
+        self._delivery = Delivery(site, node, spool.epoch, released, settings)
+        self._turn = asyncio.Event()
+        self._released = asyncio.Event()
+
+    def states(self) -> list[LinkState]:
+        """How the link stands, as a list since a node may have several."""
+        return [self._link.state]
+
+    def progress(self) -> dict[Lane, LaneProgress]:
+        """Where each lane stands on the link."""
+        return self._delivery.progress()
+
+    async def run(self) -> None:
+        """Forwards until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_link(), name="link")
+            tasks.create_task(self._watch_spool(), name="spool")
+            tasks.create_task(self._take_receipts(), name="receipts")
+            tasks.create_task(self._send(tasks), name="send")
+
+    async def drained(self) -> None:
+        """Returns once nothing durable is left to release.
+
+        May take for ever: give it a deadline.
+        """
+        while any(
+            lane.pending_records or lane.waiting_records
+            for lane in self._spool.status().lanes.values()
+        ):
+            self._released.clear()
+            await self._released.wait()
+
+    async def _watch_link(self) -> None:
+        state = self._link.state
+        while True:
+            self._observer.observe(LinkChanged(state.name, state.up, state.reason))
+            self._delivery.on_break()
+            self._turn.set()
+            state = await self._link.wait_changed(state)
+
+    async def _watch_spool(self) -> None:
+        while True:
+            await self._spool.wait_grown()
+            self._turn.set()
+
+    async def _take_receipts(self) -> None:
+        loop = asyncio.get_running_loop()
+        async for receipt in self._link.receipts():
+            try:
+                durable = self._spool.durable(receipt.lane)
+                released = self._delivery.on_receipt(receipt, durable, loop.time())
+                if released.numbers:
+                    self._spool.release(released.lane, released.numbers, released.holder)
+                    self._released.set()
+            except Refused as refused:
+                self._observer.observe(ReceiptRefused(self._link.state.name, str(refused)))
+            self._turn.set()
+
+    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._turn.clear()
+            self._delivery.on_timer(loop.time())
+            while self._link.state.up and self._delivery.has_room:
+                batch = await self._next_batch(loop.time())
+                if batch is None:
+                    break
+                digest = batch.digest
+                self._delivery.on_sent(batch.header, digest, loop.time())
+                tasks.create_task(self._send_one(batch, digest), name=f"send {batch.header}")
+            await self._wait_turn(loop)
+
+    async def _wait_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        timer = self._delivery.get_timer(now)
+        delay = _IDLE_SECONDS if timer is None else max(0.001, timer - now)
+        try:
+            async with asyncio.timeout(delay):
+                await self._turn.wait()
+        except TimeoutError:
+            return
+
+    async def _next_batch(self, now: float) -> Batch | None:
+        for lane in self._delivery.lanes_due(now):
+            try:
+                batch = await self._spool.next_batch(lane, self._delivery.start(lane))
+            except DiskFailed as failure:
+                self._observer.observe(BatchRefused(self._link.state.name, lane, str(failure)))
+                continue
+            if batch is not None:
+                return batch
+        return None
+
+    async def _send_one(self, batch: Batch, digest: bytes) -> None:
+        header = batch.header
+        loop = asyncio.get_running_loop()
+        part = Part(header.site, header.node, header.lane, digest, 0, len(batch.data), batch.data)
+        try:
+            answer = await self._link.send(part)
+        except LinkDown as down:
+            answer = None
+            self._observer.observe(BatchRefused(self._link.state.name, str(header), str(down)))
+            await asyncio.sleep(_RETRY_SECONDS)
+        match answer:
+            case None:
+                self._delivery.on_failed(header.lane, digest)
+            case Accepted():
+                self._delivery.on_accepted(header.lane, digest, loop.time())
+            case Refusal():
+                self._delivery.on_refused(header.lane, digest, answer, loop.time())
+                told = BatchRefused(self._link.state.name, str(header), str(answer))
+                self._observer.observe(told)
+        self._turn.set()

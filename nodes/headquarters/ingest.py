@@ -1,0 +1,306 @@
+"""The ingest: takes batches, subtracts what is known, archives the rest, and answers with receipts.
+
+The order of a commit, for all arrivals of one partition that came together:
+
+1. *verify*: header, digest, body, chain; what does not verify is refused and set aside, never
+receipted;
+2. *subtract*: the ledger says which numbers are new;
+3. *stage*: the new rows go to staged files, synced, under a name that is never used again;
+4. *commit*: compare-and-set of the partition's ledger, which counts the numbers as held and names
+the staged files. This
+   is the commit point. After a time-out the ledger is read again: the name is in it, or it is not;
+5. *publish*: the staged files are renamed into the archive;
+6. *receipt*: the new ledger's statement goes to the origin;
+7. *accept*: the transport may forget the batches.
+
+Killed before 4: the batches come again, the staged files are named by no ledger and are discarded.
+Killed between 4 and 5: the next ingest finds the files staged and named, and publishes them. Killed
+before 6 or 7: the batches come again, bring nothing new, and are receipted. So each number has one
+row, and a receipt never speaks of what is not durable.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from mesh.ports import Arrival, Clock, Intake, LedgerStore, Observer, Refusal, Stored
+from mesh.spool import batch as batches
+from mesh.transfer import ledger
+from nodes.headquarters.archive import Archive, Rows, rows_of
+from schemas import wire
+from schemas.errors import Conflict, DiskFailed, LinkDown, Refused, RefusedBecause
+from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
+from schemas.stored import LaneLedger, PartitionLedger
+from schemas.topics import check_identifier
+from schemas.wire import Message
+
+__all__ = ["BatchSetAside", "Committed", "Ingest", "IngestDelayed"]
+
+_T = TypeVar("_T")
+_RETRY_SECONDS: Final = 1.0
+_FILES_KEPT: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSetAside:
+    """A batch did not verify; it was refused, and is kept under this name."""
+
+    origin: str
+    reason: str
+    kept_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Arrivals were archived: how many batches, new records, and records that came again."""
+
+    batches: int
+    records: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngestDelayed:
+    """The ledgers or the archive cannot be reached; the same arrivals are tried again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An arrival that verifies."""
+
+    arrival: Arrival
+    header: BatchHeader
+    records: Sequence[bytes]
+    messages: Sequence[Message]
+
+
+class Ingest:
+    """One ingest worker. Stateless: what it must not forget is in the ledger store.
+
+    Args:
+        holder: who signs the receipts.
+        life: the holder's life, for partitions that have no ledger yet.
+        intake: where batches come from.
+        store: where ledgers are.
+        archive: where rows go.
+        executor: of one thread, for everything that blocks.
+        clock: for the time at which something was last seen.
+        entropy: random bytes, for the names of commits.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self,
+        holder: str,
+        life: Epoch,
+        intake: Intake,
+        store: LedgerStore,
+        archive: Archive,
+        executor: Executor,
+        clock: Clock,
+        entropy: Callable[[int], bytes],
+        observer: Observer,
+    ) -> None:
+        self._holder = holder
+        self._life = life
+        self._intake = intake
+        self._store = store
+        self._archive = archive
+        self._executor = executor
+        self._clock = clock
+        self._entropy = entropy
+        self._observer = observer
+
+    async def run(self) -> None:
+        """Ingests until cancelled.
+
+        A link or disk that fails is tried again; nothing is acknowledged meanwhile.
+        """
+        await self._insist((), tidy=True)
+        async for arrivals in self._intake.batches():
+            await self._insist(arrivals, tidy=False)
+
+    async def _insist(self, arrivals: Sequence[Arrival], *, tidy: bool) -> None:
+        while True:
+            try:
+                if tidy:
+                    await self.finish()
+                await self.ingest(arrivals)
+            except (LinkDown, DiskFailed, Conflict) as failure:
+                tidy = True
+                self._observer.observe(IngestDelayed(str(failure)))
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def finish(self) -> None:
+        """Publishes or discards what a crash left staged.
+
+        Raises:
+            LinkDown: the ledgers cannot be asked.
+            DiskFailed: the archive cannot be written.
+        """
+        for name in await self._blocking(self._archive.staged):
+            partition = await self._load(_partition_in(name))
+            if name in partition.ledger.files:
+                await self._blocking(self._archive.publish, name)
+            else:
+                await self._blocking(self._archive.discard, name)
+
+    async def ingest(self, arrivals: Sequence[Arrival]) -> None:
+        """Takes a group of arrivals, each to its end.
+
+        Raises:
+            LinkDown, DiskFailed: some were not taken; calling it again takes them, each number
+            once.
+        """
+        by_partition: dict[int, list[_Opened]] = {}
+        for arrival in arrivals:
+            opened = await self._open(arrival)
+            if opened is not None:
+                header = opened.header
+                number = ledger.partition_of(header.site, header.node)
+                by_partition.setdefault(number, []).append(opened)
+        for number, group in sorted(by_partition.items()):
+            await self._commit(number, group)
+
+    async def _open(self, arrival: Arrival) -> _Opened | None:
+        try:
+            return await self._blocking(_verify, arrival)
+        except Refused as refused:
+            await self._set_aside(arrival, refused)
+            return None
+
+    async def _set_aside(self, arrival: Arrival, refused: Refused) -> None:
+        name = await self._blocking(self._archive.quarantine, arrival.payload)
+        origin = f"{arrival.site}/{arrival.node}/{arrival.lane}"
+        self._observer.observe(BatchSetAside(origin, str(refused), name))
+        await self._intake.refuse(arrival, Refusal(refused.reason, refused.detail, 0.0))
+
+    async def _commit(self, number: int, group: Sequence[_Opened]) -> None:
+        """Steps 2 to 7 for one partition."""
+        while True:
+            loaded = await self._load(number)
+            plan = _plan(loaded.ledger, group, self._clock.now().wall_ns)
+            for opened, refused in plan.refused:
+                await self._set_aside(opened.arrival, refused)
+            name = f"{number:03d}-{self._entropy(8).hex()}" if plan.rows else ""
+            if name:
+                await self._blocking(self._archive.stage, name, plan.rows)
+            changed = ledger.store(loaded.ledger, plan.changed)
+            files = (*changed.files[-_FILES_KEPT:], name) if name else changed.files
+            made = replace(changed, files=files, receipts=changed.receipts + len(plan.changed))
+            if await self._set(number, loaded.stored, made, name):
+                break
+        if name:
+            await self._blocking(self._archive.publish, name)
+        await self._intake.publish(_receipts(made, plan.changed))
+        await self._intake.accept([opened.arrival for opened in plan.taken])
+        records = sum(len(rows.seqs) for rows in plan.rows)
+        self._observer.observe(Committed(len(plan.taken), records, plan.duplicates))
+
+    async def _set(self, number: int, stored: Stored, made: PartitionLedger, name: str) -> bool:
+        """Whether the ledger now counts this commit as held."""
+        try:
+            await self._store.compare_and_set(number, stored.version, wire.encode(made))
+        except Conflict:
+            taken = False
+        except LinkDown:
+            # Nobody knows. The name tells: it is in the ledger, or this never happened.
+            taken = name != "" and name in (await self._load(number)).ledger.files
+        else:
+            return True
+        if not taken and name:
+            await self._blocking(self._archive.discard, name)
+        return taken
+
+    async def _load(self, number: int) -> "_Loaded":
+        stored = await self._store.load(number)
+        if not stored.version:
+            return _Loaded(stored, PartitionLedger(self._holder, self._life))
+        return _Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
+
+    async def _blocking(self, job: Callable[..., _T], *arguments: object) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, job, *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    stored: Stored
+    ledger: PartitionLedger
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a group changes."""
+
+    rows: tuple[Rows, ...]
+    changed: tuple[LaneLedger, ...]
+    taken: tuple[_Opened, ...]
+    refused: tuple[tuple[_Opened, Refused], ...]
+    duplicates: int
+
+
+def _verify(arrival: Arrival) -> _Opened:
+    """Step 1. The subject must be the header's: nobody speaks in another's name."""
+    batch = batches.parse(arrival.payload)
+    header = batch.header
+    for what, name in (("site", header.site), ("node", header.node)):
+        check_identifier(what, name)
+    if (header.site, header.node, header.lane) != (arrival.site, arrival.node, arrival.lane):
+        raise Refused(
+            RefusedBecause.FOREIGN,
+            f"{header} came as {arrival.site}/{arrival.node}/{arrival.lane}",
+        )
+    records = batches.open_records(batch)
+    return _Opened(arrival, header, records, [wire.decode(record) for record in records])
+
+
+def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int) -> _Plan:
+    """Step 2, pure: which rows are new, and what the ledgers say with them."""
+    changed: dict[tuple[str, str, Epoch, Lane], LaneLedger] = {}
+    rows: list[Rows] = []
+    taken: list[_Opened] = []
+    refused: list[tuple[_Opened, Refused]] = []
+    duplicates = 0
+
+    def look(site: str, node: str, epoch: Epoch, lane: Lane) -> LaneLedger:
+        known = changed.get((site, node, epoch, lane))
+        return known or ledger.find(partition, site, node, epoch, lane)
+
+    for opened in group:
+        header = opened.header
+        key = (header.site, header.node, header.epoch, header.lane)
+        try:
+            outcome = ledger.take(look(*key), header, now_wall_ns)
+        except Refused as wrong:
+            refused.append((opened, wrong))
+            continue
+        taken.append(opened)
+        changed[key] = outcome.ledger
+        duplicates += outcome.duplicates
+        fresh = rows_of(header, outcome.new, opened.records, opened.messages)
+        if fresh.seqs:
+            rows.append(fresh)
+        for account in fresh.messages:
+            if isinstance(account, Account):
+                about = (header.site, header.node, account.epoch, account.lane)
+                changed[about] = ledger.explain(look(*about), account)
+    return _Plan(tuple(rows), tuple(changed.values()), tuple(taken), tuple(refused), duplicates)
+
+
+def _receipts(partition: PartitionLedger, changed: Sequence[LaneLedger]) -> list[Receipt]:
+    first = partition.receipts - len(changed) + 1
+    return [
+        ledger.receipt(partition, lane, first + index, Stage.ARCHIVED)
+        for index, lane in enumerate(changed)
+    ]
+
+
+def _partition_in(name: str) -> int:
+    return int(name.partition("-")[0])
