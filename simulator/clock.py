@@ -56,8 +56,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._spent_ns: int | None = None
         self._queues: dict[Executor | None, deque[Callable[[], None]]] = {}
         super().__init__(_JumpingSelector(self))
-        # Read by the loop itself; two timers within it are due together.
-        self._clock_resolution = 1 / _NS
+        self._pass(0)
 
     def __repr__(self) -> str:
         return f"<VirtualLoop at {self.time():.9f} s>"
@@ -82,7 +81,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """
         nanoseconds = _whole_ns(seconds)
         if self._spent_ns is None:
-            self._ns += nanoseconds
+            self._pass(nanoseconds)
         else:
             self._spent_ns += nanoseconds
 
@@ -132,8 +131,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         else:
             del self._queues[executor]
 
-    def _jump(self, seconds: float) -> None:
-        self._ns += _whole_ns(seconds)
+    def _pass(self, nanoseconds: int) -> None:
+        self._ns += nanoseconds
+        # The loop runs a timer that is due within its resolution. After four months of seconds as
+        # floats a nanosecond is less than they can tell, and a timer would be about due for ever.
+        self._clock_resolution = max(1 / _NS, 2 * math.ulp(self.time()))
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -149,7 +151,7 @@ class _JumpingSelector(selectors.DefaultSelector):
             return events
         if timeout is None:
             raise Stalled(f"at {self._loop.time():.9f} s everything waits and no timer is set")
-        self._loop._jump(timeout)  # noqa: SLF001  # the selector is the loop's own other half
+        self._loop._pass(_whole_ns(timeout))  # noqa: SLF001  # the selector is the loop's own other half
         return events
 
 
