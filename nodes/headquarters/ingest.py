@@ -31,6 +31,7 @@ from mesh.transfer import ledger
 from nodes.headquarters.archive import Archive, Rows, rows_of
 from schemas import wire
 from schemas.errors import Conflict, DiskFailed, LinkDown, Refused, RefusedBecause
+from schemas.limits import INTAKE_BATCHES_MAX
 from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
 from schemas.stored import LaneLedger, PartitionLedger
 from schemas.topics import check_identifier
@@ -91,6 +92,8 @@ class Ingest:
         clock: for the time at which something was last seen.
         entropy: random bytes, for the names of commits.
         observer: is told what happens.
+        linger_seconds: how long to let arrivals gather after a small group, so that they share a
+            file.
     """
 
     def __init__(
@@ -104,7 +107,9 @@ class Ingest:
         clock: Clock,
         entropy: Callable[[int], bytes],
         observer: Observer,
+        linger_seconds: float = 0.0,
     ) -> None:
+        self._linger_seconds = linger_seconds
         self._holder = holder
         self._life = life
         self._intake = intake
@@ -123,6 +128,8 @@ class Ingest:
         await self._insist((), tidy=True)
         async for arrivals in self._intake.batches():
             await self._insist(arrivals, tidy=False)
+            if len(arrivals) < INTAKE_BATCHES_MAX // 4:
+                await asyncio.sleep(self._linger_seconds)
 
     async def _insist(self, arrivals: Sequence[Arrival], *, tidy: bool) -> None:
         while True:

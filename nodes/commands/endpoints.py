@@ -1,0 +1,70 @@
+"""What a connection needs beside its URL: addresses, who we are there, whom to trust."""
+
+import ssl
+
+from mesh.adapters.registry import TinyRegistry
+from mesh.adapters.system import SystemDisk
+from nodes.commands.process import LogObserver
+from nodes.config import EdgeSettings, read_secret
+from nodes.settings import BrokerSection, HeadquartersSection, NodeSection, UplinkSection
+from schemas.errors import ConfigurationInvalid
+
+__all__ = ["broker_address", "password", "registry", "tls_context"]
+
+Endpoint = BrokerSection | HeadquartersSection | UplinkSection
+
+
+def password(endpoint: Endpoint) -> str:
+    """The password, read now; empty when there is none.
+
+    Raises:
+        ConfigurationInvalid: its file cannot be used.
+    """
+    return read_secret(endpoint.password_file) if endpoint.password_file else ""
+
+
+def tls_context(endpoint: Endpoint) -> ssl.SSLContext | None:
+    """How to verify the server, and who we are; ``None`` for a URL without TLS.
+
+    Raises:
+        ConfigurationInvalid: a certificate cannot be read.
+    """
+    if not endpoint.tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=endpoint.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if endpoint.certificate_file:
+            context.load_cert_chain(endpoint.certificate_file, endpoint.key_file)
+    except (OSError, ssl.SSLError) as error:
+        names = [endpoint.ca_file, endpoint.certificate_file, endpoint.key_file]
+        told = ", ".join(str(name) for name in names if name)
+        raise ConfigurationInvalid((f"{told}: cannot be used for TLS: {error}",)) from error
+    return context
+
+
+def broker_address(settings: EdgeSettings) -> tuple[str, int]:
+    """Host and port of the local broker; of an embedded one as the running edge wrote them down.
+
+    Raises:
+        ConfigurationInvalid: the broker is embedded on a free port, and no edge has told which.
+    """
+    broker = settings.broker
+    if not broker.embedded:
+        return broker.host, broker.port
+    if broker.mqtt_port:
+        return broker.host, broker.mqtt_port
+    told = registry(settings.node).get("broker") or {}
+    port = told.get("mqtt_port")
+    if not isinstance(port, int):
+        raise ConfigurationInvalid(
+            ("broker.mqtt_port is 0 and no edge has run here: start it, or give it a fixed port",)
+        )
+    return broker.host, port
+
+
+def registry(node: NodeSection) -> TinyRegistry:
+    """The node's small documents, in its state directory."""
+    disk = SystemDisk(node.state_directory)
+    disk.make_directory("")
+    return TinyRegistry(disk, "registry.json", LogObserver())

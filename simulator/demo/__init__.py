@@ -1,0 +1,1 @@
+"""The demonstration: real processes, a cut network, and an account computed from outside."""

@@ -1,0 +1,111 @@
+"""What the witness writes down, a JSON line each.
+
+Readings that were published, decisions that were heard, batches that crossed.
+
+::
+
+    {"reading": n, "ns": t, "topic": "…", "trace": "…", "flaw": ""}         published; flaw names
+    what was made wrong {"decision": seq, "ns": t, "epoch": "…", "lane": "…", "trace": "…",
+    "verdict": "…", "ms": latency or null} {"batch": [first, last], "ns": t, "epoch": "…", "lane":
+    "…"}            seen on its way into headquarters {"receipt": watermark, "ns": t, "epoch": "…",
+    "lane": "…"}              seen on its way back {"mark": "…", "ns": t}
+    what the demonstration did
+
+``ns`` is the witness's own monotonic clock, so all times can be compared with each other.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from schemas.ranges import Ranges
+
+__all__ = ["Lane", "Testimony", "read"]
+
+LaneKey = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Lane:
+    """What was seen of one (epoch, lane).
+
+    Numbers on the broker, numbers on the wire, and how many of these came again.
+    """
+
+    heard: Ranges = field(default_factory=Ranges)
+    crossed: Ranges = field(default_factory=Ranges)
+    crossed_again: int = 0
+
+
+@dataclass(slots=True)
+class Testimony:
+    """What the witness saw, summed up.
+
+    Args:
+        readings: published readings, by number: when, and what was wrong with it.
+        decided: readings by number for which a decision was heard.
+        decisions: each decision that was heard: when (ns), epoch and lane, number.
+        latencies_ms: from a reading's publication to its decision, where both were seen.
+        heard_twice: decisions whose identity was heard before.
+        lanes: by epoch and lane.
+        receipts: when which watermark was seen, by epoch and lane.
+        marks: when what was done, ns.
+    """
+
+    readings: dict[int, tuple[int, str]] = field(default_factory=dict)
+    decided: set[int] = field(default_factory=set)
+    decisions: list[tuple[int, LaneKey, int]] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+    heard_twice: int = 0
+    lanes: dict[LaneKey, Lane] = field(default_factory=dict)
+    receipts: dict[LaneKey, list[tuple[int, int]]] = field(default_factory=dict)
+    marks: dict[str, int] = field(default_factory=dict)
+
+    def lane(self, epoch: str, lane: str) -> Lane:
+        """What was seen of a lane."""
+        return self.lanes.setdefault((epoch, lane), Lane())
+
+
+def read(path: Path) -> Testimony:
+    """Reads a witness's log."""
+    seen = Testimony()
+    numbers: dict[LaneKey, list[int]] = {}
+    traces: dict[str, int] = {}
+    for line in _lines(path):
+        if "reading" in line:
+            seen.readings[line["reading"]] = (line["ns"], line["flaw"])
+            traces[line["trace"]] = line["reading"]
+        elif "decision" in line:
+            key = (line["epoch"], line["lane"])
+            seen.decisions.append((line["ns"], key, line["decision"]))
+            numbers.setdefault(key, []).append(line["decision"])
+            if line["trace"] in traces:
+                seen.decided.add(traces[line["trace"]])
+            if line["ms"] is not None:
+                seen.latencies_ms.append(line["ms"])
+        elif "batch" in line:
+            first, last = line["batch"]
+            lane = seen.lane(line["epoch"], line["lane"])
+            crossing = Ranges(((first, last + 1),))
+            lane.crossed_again += len(crossing & lane.crossed)
+            lane.crossed |= crossing
+        elif "receipt" in line:
+            where = seen.receipts.setdefault((line["epoch"], line["lane"]), [])
+            where.append((line["ns"], line["receipt"]))
+        elif "mark" in line:
+            seen.marks[line["mark"]] = line["ns"]
+    for key, heard in numbers.items():
+        distinct = set(heard)
+        seen.heard_twice += len(heard) - len(distinct)
+        seen.lane(*key).heard = Ranges.of((number, number + 1) for number in distinct)
+    return seen
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield orjson.loads(line)

@@ -1,0 +1,315 @@
+"""The witness.
+
+A process of its own that runs the plant, hears what the edge says, and writes everything down.
+
+It is the outside from which the account is computed: it knows which readings were published, since
+it published them; which decisions appeared, since it heard them on the local broker; and which
+batches crossed into headquarters, since it listens at its server. It reads no counter of any party.
+
+Orders come as JSON lines on standard input, ``{"do": "start" | "stop" | "mark", "what": …}``;
+standing is told as JSON lines on standard output, twice a second. It ends when its standard input
+does.
+"""
+
+import asyncio
+import itertools
+import random
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import orjson
+import typer
+
+from mesh.adapters.jetstream_tap import Tap
+from mesh.adapters.mqtt import MqttBroker
+from mesh.adapters.mqtt_settings import MqttSettings
+from mesh.adapters.system import SystemClock
+from mesh.ports import Publication
+from mesh.spool import batch as batches
+from schemas import wire
+from schemas.errors import LinkDown, Refused
+from schemas.messages import Receipt
+from simulator.actuator import Actuator, Complained
+from simulator.plant import Plant, PlantReading
+
+__all__ = ["Witness", "main"]
+
+_TICK_SECONDS: Final = 0.01
+_STANDING_SECONDS: Final = 0.5
+_FLAW_EVERY: Final = 250
+_LATENCIES_KEPT: Final = 2000
+_MS: Final = 1_000_000
+FLAWS: Final = ("not JSON", "not a number", "missing field", "wrong type")
+
+
+class Witness:
+    """Publishes readings, hears decisions, listens at headquarters, writes it all down.
+
+    Args:
+        broker: the local broker.
+        tap: at headquarters' server.
+        plant: where readings come from.
+        rate: readings a second, all pumps together.
+        rng: for traces and flaws.
+        log: where to write.
+    """
+
+    def __init__(
+        self,
+        broker: MqttBroker,
+        tap: Tap,
+        plant: Plant,
+        rate: float,
+        rng: random.Random,
+        log: Path,
+    ) -> None:
+        self._broker = broker
+        self._tap = tap
+        self._plant = plant
+        self._rate = rate
+        self._rng = rng
+        self._log = log.open("ab", buffering=1 << 16)
+        self._clock = SystemClock()
+        self._actuator = Actuator(
+            {"normal": "run", "anomaly": "slow down"}, safe="stop", silence_seconds=2.0
+        )
+        self._running = asyncio.Event()
+        self._published_ns: dict[str, int] = {}
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
+        self._counts = dict.fromkeys(
+            ("readings", "unpublished", "flawed", "decided", "complaints", "batches"), 0
+        )
+        self._health: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
+        self._verdict = ""
+        self._watermarks: dict[str, int] = {}
+        self._newest: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Witnesses until standard input ends."""
+        self._broker.subscribe(
+            {
+                "mesh/v1/+/+/decision/+": 1,
+                "mesh/v1/+/+/health/+": 0,
+                "mesh/v1/+/+/state/+": 0,
+            }
+        )
+        async with asyncio.TaskGroup() as tasks:
+            work = [
+                tasks.create_task(self._publish()),
+                tasks.create_task(self._hear()),
+                tasks.create_task(self._listen()),
+                tasks.create_task(self._tell()),
+            ]
+            async for order in _orders():
+                self._obey(order)
+            for task in work:
+                task.cancel()
+        self._log.close()
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        match order["do"]:
+            case "start":
+                self._running.set()
+            case "stop":
+                self._running.clear()
+            case _:
+                pass  # a mark only
+        self._write({"mark": order.get("what", order["do"])})
+        self._log.flush()
+
+    def _write(self, line: dict[str, Any], ns: int | None = None) -> None:
+        stamp = self._clock.now().mono_ns if ns is None else ns
+        self._log.write(orjson.dumps({**line, "ns": stamp}) + b"\n")
+
+    # --- the plant -----------------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        loop = asyncio.get_running_loop()
+        readings = iter(self._plant.readings())
+        while True:
+            await self._running.wait()
+            started = loop.time()
+            for number in itertools.count(1):
+                due = started + number * _TICK_SECONDS
+                await asyncio.sleep(max(0.0, due - loop.time()))
+                if not self._running.is_set():
+                    break
+                wanted = int(number * _TICK_SECONDS * self._rate) - int(
+                    (number - 1) * _TICK_SECONDS * self._rate
+                )
+                await self._publish_group([next(readings) for _ in range(wanted)])
+
+    async def _publish_group(self, group: list[PlantReading]) -> None:
+        publications = []
+        lines = []
+        for reading in group:
+            trace = f"{self._rng.getrandbits(128):032x}"
+            flaw = ""
+            if self._rng.randrange(_FLAW_EVERY) == 0:
+                flaw = self._rng.choice(FLAWS)
+            now = self._clock.now()
+            payload = self._payload(reading, trace, now.wall_ns // _MS, flaw)
+            publications.append(Publication(reading.topic, payload))
+            self._published_ns[trace] = now.mono_ns
+            lines.append((reading, trace, flaw, now.mono_ns))
+        try:
+            await self._broker.publish(publications)
+        except LinkDown:
+            self._counts["unpublished"] += len(group)
+        for reading, trace, flaw, ns in lines:
+            self._counts["readings"] += 1
+            self._counts["flawed"] += bool(flaw)
+            self._write(
+                {"reading": reading.number, "topic": reading.topic, "trace": trace, "flaw": flaw},
+                ns,
+            )
+
+    @staticmethod
+    def _payload(reading: PlantReading, trace: str, wall_ms: int, flaw: str) -> bytes:
+        fields: dict[str, object] = {**reading.fields, "t": wall_ms, "n": reading.number}
+        fields["trace_id"] = trace
+        match flaw:
+            case "not JSON":
+                return b"\x00 pump " + orjson.dumps(fields)
+            case "not a number":
+                return orjson.dumps(fields).replace(b'"current":', b'"current":NaN,"was":')
+            case "missing field":
+                del fields["pressure"]
+            case "wrong type":
+                fields["voltage"] = "230 V"
+            case _:
+                pass  # a good one
+        return orjson.dumps(fields)
+
+    # --- what it hears ---------------------------------------------------------------------------
+
+    async def _hear(self) -> None:
+        async for group in self._broker.groups():
+            for delivery in group:
+                self._take(delivery.topic, delivery.payload, delivery.received.mono_ns)
+            self._broker.acknowledge(group)
+
+    def _take(self, topic: str, payload: bytes, ns: int) -> None:
+        document = orjson.loads(payload)
+        match topic.split("/")[4]:
+            case "decision":
+                self._take_decision(document, ns)
+            case "health":
+                self._health = document
+            case _:
+                if document["online"] and document["session"] != self._state.get("session"):
+                    self._write({"mark": "edge online"}, ns)
+                self._state = document
+
+    def _take_decision(self, decision: dict[str, Any], ns: int) -> None:
+        identity, trace = decision["identity"], decision["trace_id"]
+        published = self._published_ns.pop(trace, None)
+        latency = None if published is None else (ns - published) / _MS
+        if latency is not None:
+            self._latencies.append(latency)
+        self._counts["decided"] += 1
+        self._verdict = decision["verdict"]
+        lane = f"{identity['epoch']}/{identity['lane']}"
+        self._newest[lane] = max(self._newest.get(lane, 0), identity["seq"] + 1)
+        outcome = self._actuator.receive(decision, self._clock.now().wall_ns)
+        self._counts["complaints"] += isinstance(outcome, Complained)
+        self._write(
+            {
+                "decision": identity["seq"],
+                "epoch": identity["epoch"],
+                "lane": identity["lane"],
+                "trace": trace,
+                "verdict": decision["verdict"],
+                "ms": latency,
+            },
+            ns,
+        )
+
+    async def _listen(self) -> None:
+        async for message in self._tap.messages():
+            try:
+                if message.subject.split(".")[4] == "up":
+                    header = batches.parse(message.payload).header
+                    self._counts["batches"] += 1
+                    self._write(
+                        {
+                            "batch": [header.first, header.last],
+                            "epoch": str(header.epoch),
+                            "lane": header.lane,
+                        }
+                    )
+                else:
+                    self._take_receipt(wire.decode_as(Receipt, message.payload))
+            except Refused as refused:
+                self._write({"refused": str(refused)})
+
+    def _take_receipt(self, receipt: Receipt) -> None:
+        key = f"{receipt.epoch}/{receipt.lane}"
+        self._watermarks[key] = max(self._watermarks.get(key, 0), receipt.watermark)
+        self._write(
+            {"receipt": receipt.watermark, "epoch": str(receipt.epoch), "lane": receipt.lane}
+        )
+
+    # --- what it tells ---------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        while True:
+            self._log.flush()
+            recent = sorted(self._latencies)
+            standing = {
+                **self._counts,
+                "shed": self._broker.state.shed,
+                "missed": self._tap.missed,
+                "p50": recent[len(recent) // 2] if recent else None,
+                "p99": recent[len(recent) * 99 // 100] if recent else None,
+                "verdict": self._verdict,
+                "online": bool(self._state.get("online")),
+                "session": self._state.get("session", ""),
+                "caught_up": all(
+                    self._watermarks.get(lane, 0) >= newest for lane, newest in self._newest.items()
+                ),
+                "health": self._health,
+            }
+            sys.stdout.buffer.write(orjson.dumps(standing) + b"\n")
+            sys.stdout.buffer.flush()
+            await asyncio.sleep(_STANDING_SECONDS)
+
+
+async def _orders() -> AsyncIterator[dict[str, Any]]:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield orjson.loads(line)
+
+
+def main(
+    mqtt: Annotated[str, typer.Option(help="host:port of the local broker")],
+    nats: Annotated[str, typer.Option(help="URL of headquarters' server")],
+    log: Annotated[Path, typer.Option(help="where to write")],
+    rate: Annotated[float, typer.Option(help="readings a second")] = 500.0,
+    seed: Annotated[int, typer.Option(help="of the plant")] = 7,
+) -> None:
+    """Runs a plant, hears its edge, listens at headquarters, and writes everything down."""
+
+    async def witness() -> None:
+        host, _, port = mqtt.rpartition(":")
+        rng = random.Random(seed)  # noqa: S311 - a plant, not a secret
+        settings = MqttSettings(host, int(port), f"witness-{seed}")
+        pumps = ("pump-1", "pump-2")
+        plant = Plant(seed=seed, pumps=pumps, rate=rate / len(pumps))
+        async with (
+            MqttBroker(settings, SystemClock(), rng) as broker,
+            Tap(nats, "mesh.v1.>") as tap,
+        ):
+            await Witness(broker, tap, plant, rate, rng, log).run()
+
+    asyncio.run(witness())
+
+
+if __name__ == "__main__":
+    typer.run(main)
