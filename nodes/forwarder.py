@@ -76,6 +76,9 @@ class Forwarder:
         self._observer = observer
         released = {lane: spool.released(lane) for lane in Lane}
         self._delivery = Delivery(site, node, spool.epoch, released, settings)
+        # Twice the window: what a broken connection still holds up does not stop the next one.
+        self._sends = 0
+        self._sends_max = 2 * settings.window_batches
         self._turn = asyncio.Event()
         self._released = asyncio.Event()
 
@@ -138,13 +141,15 @@ class Forwarder:
         while True:
             self._turn.clear()
             self._delivery.on_timer(loop.time())
-            while self._link.state.up and self._delivery.has_room:
+            while self._link.state.up and self._delivery.has_room and self._sends < self._sends_max:
                 batch = await self._next_batch(loop.time())
                 if batch is None:
                     break
-                digest = batch.digest
-                self._delivery.on_sent(batch.header, digest, loop.time())
-                tasks.create_task(self._send_one(batch, digest), name=f"send {batch.header}")
+                header = batch.header
+                more = self._spool.has_pending(header.lane, header.last + 1)
+                ticket = self._delivery.on_sent(header, loop.time(), more=more)
+                self._sends += 1
+                tasks.create_task(self._send_one(batch, ticket), name=f"send {header}")
             await self._wait_turn(loop)
 
     async def _wait_turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -168,10 +173,12 @@ class Forwarder:
                 return batch
         return None
 
-    async def _send_one(self, batch: Batch, digest: bytes) -> None:
+    async def _send_one(self, batch: Batch, ticket: int) -> None:
         header = batch.header
         loop = asyncio.get_running_loop()
-        part = Part(header.site, header.node, header.lane, digest, 0, len(batch.data), batch.data)
+        part = Part(
+            header.site, header.node, header.lane, batch.digest, 0, len(batch.data), batch.data
+        )
         try:
             answer = await self._link.send(part)
         except LinkDown as down:
@@ -180,11 +187,12 @@ class Forwarder:
             await asyncio.sleep(_RETRY_SECONDS)
         match answer:
             case None:
-                self._delivery.on_failed(header.lane, digest)
+                self._delivery.on_failed(header.lane, ticket)
             case Accepted():
-                self._delivery.on_accepted(header.lane, digest, loop.time())
+                self._delivery.on_accepted(header.lane, ticket, loop.time())
             case Refusal():
-                self._delivery.on_refused(header.lane, digest, answer, loop.time())
+                self._delivery.on_refused(header.lane, ticket, answer, loop.time())
                 told = BatchRefused(self._link.state.name, str(header), str(answer))
                 self._observer.observe(told)
+        self._sends -= 1
         self._turn.set()

@@ -18,6 +18,8 @@ from schemas.ranges import Ranges
 __all__ = ["decision_json", "record_json", "state_json", "to_json"]
 
 _MS = 1_000_000
+# Dataclasses go through _plain, which knows our types; words of an enumeration may be keys.
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS
 
 
 def decision_json(site: str, identity: Identity, decision: Decision) -> bytes:
@@ -93,7 +95,7 @@ def record_json(record: Record) -> bytes:
 
 def to_json(value: object) -> bytes:
     """Any message, or what JSON can say, as JSON: bytes in hex, sets of numbers as ``"3-7, 9"``."""
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    return orjson.dumps(value, default=_plain, option=_OPTIONS)
 
 
 def _plain(value: object) -> object:

@@ -16,15 +16,19 @@ __all__ = [
     "DECISION_REASONS_MAX",
     "DECISION_VALUES_MAX",
     "DIRECTORY_ENTRIES_MAX",
+    "EXPLAINED_SPANS_MAX",
     "EXTENSIONS_MAX",
     "FRAMES_PER_BATCH_MAX",
     "FRAME_BODY_BYTES_MAX",
+    "HOLDERS_MAX",
     "IDENTIFIER_CHARS_MAX",
+    "INGEST_RAW_BYTES_MAX",
     "INTAKE_BATCHES_MAX",
     "JOURNAL_BYTES_MAX",
     "JOURNAL_HEADER_BYTES_MAX",
     "LEDGER_FILES_MAX",
     "LEDGER_LANES_MAX",
+    "LEDGER_SPANS_MAX",
     "MODEL_BYTES_MAX",
     "MODEL_FIELDS_MAX",
     "MODEL_ROWS_MAX",
@@ -34,6 +38,7 @@ __all__ = [
     "PENDING_BYTES_MAX",
     "PUBLISH_QUEUE_BYTES_MAX",
     "PUBLISH_WINDOW_MAX",
+    "QUARANTINE_FILES_MAX",
     "RANGES_MAX",
     "READING_BYTES_MAX",
     "RECEIPT_BYTES_MAX",
@@ -80,9 +85,12 @@ RECORDS_PER_FRAME_MAX: Final = 4096
 FRAME_BODY_BYTES_MAX: Final = 128 * KIB
 COMMIT_GROUP_BYTES_MAX: Final = 4 * MIB
 PENDING_BYTES_MAX: Final = 32 * MIB
-JOURNAL_HEADER_BYTES_MAX: Final = 64 * KIB
+JOURNAL_HEADER_BYTES_MAX: Final = 256 * KIB
 JOURNAL_BYTES_MAX: Final = 8 * MIB
 NUMBERS_RESERVED: Final = 65_536
+EXPLAINED_SPANS_MAX: Final = 1024
+HOLDERS_MAX: Final = 16
+QUARANTINE_FILES_MAX: Final = 1000
 CURSOR_BYTES_MAX: Final = 256 * KIB
 DIRECTORY_ENTRIES_MAX: Final = 1_000_000
 BATCH_RAW_BYTES_MAX: Final = 256 * KIB
@@ -97,6 +105,8 @@ RECEIPT_BYTES_MAX: Final = 256 * KIB
 PARTITIONS: Final = 256
 LEDGER_LANES_MAX: Final = 8192
 LEDGER_FILES_MAX: Final = 1024
+LEDGER_SPANS_MAX: Final = 2048
+INGEST_RAW_BYTES_MAX: Final = 8 * MIB
 
 assert RECORD_BYTES_MAX <= FRAME_BODY_BYTES_MAX, "a record fits into a frame"
 assert FRAME_BODY_BYTES_MAX <= BATCH_RAW_BYTES_MAX, "a frame fits into a batch"
@@ -104,6 +114,11 @@ assert BATCH_RAW_BYTES_MAX + BATCH_HEADER_BYTES_MAX <= BATCH_BYTES_MAX, (
     "a batch that does not shrink fits"
 )
 assert 3 * FRAMES_PER_BATCH_MAX < BATCH_HEADER_BYTES_MAX // 2, "the counts of all frames fit"
+assert 18 * EXPLAINED_SPANS_MAX <= RECORD_BYTES_MAX // 2, "what is explained fits into an account"
+assert 8 * 18 * EXPLAINED_SPANS_MAX <= JOURNAL_HEADER_BYTES_MAX, (
+    "what is explained of each lane fits into a journal's header"
+)
+assert LEDGER_SPANS_MAX <= RANGES_MAX, "what a ledger holds can be written"
 assert COMMIT_GROUP_BYTES_MAX <= JOURNAL_BYTES_MAX, "a group fits into a journal"
 assert COMMIT_GROUP_BYTES_MAX <= PENDING_BYTES_MAX, "a group can be waiting"
 assert BATCH_BYTES_MAX < MIB, (

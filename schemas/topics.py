@@ -31,6 +31,7 @@ _IDENTIFIER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PREFIX: Final = ("mesh", "v1")
 _LEVELS: Final = 6
 _NONCHARACTER: Final = 0xFFFE
+_NONCHARACTERS: Final = range(0xFDD0, 0xFDF0)
 
 
 class Channel(StrEnum):
@@ -209,6 +210,9 @@ def matches(topic_filter: str, topic: str) -> bool:
 
 def _is_forbidden(character: str) -> bool:
     """Control characters and non-characters, which MQTT lets a receiver refuse, and surrogates."""
+    code = ord(character)
     return (
-        unicodedata.category(character) in {"Cc", "Cs"} or ord(character) & 0xFFFE == _NONCHARACTER
+        unicodedata.category(character) in {"Cc", "Cs"}
+        or code & 0xFFFE == _NONCHARACTER
+        or code in _NONCHARACTERS
     )

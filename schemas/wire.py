@@ -31,6 +31,7 @@ import msgpack
 
 from schemas.errors import Refused, RefusedBecause
 from schemas.limits import (
+    BATCH_BYTES_MAX,
     BATCH_RAW_BYTES_MAX,
     DECISION_REASONS_MAX,
     DECISION_VALUES_MAX,
@@ -427,7 +428,8 @@ _LAYOUTS: Final = (
         codec=_one_of(Codec),
         schema=_LABEL,
         raw_bytes=_integer(1, BATCH_RAW_BYTES_MAX),
-        body_bytes=_integer(1, BATCH_RAW_BYTES_MAX),
+        # What does not shrink grows by the frame around it.
+        body_bytes=_integer(1, BATCH_BYTES_MAX),
         body_digest=_DIGEST,
         priority=_integer(0, 255),
         expires_wall_ns=_optional(_TIME),
@@ -539,12 +541,16 @@ def decode(data: bytes) -> Message:
         known = ", ".join(f"{kind}" for kind in _BY_KIND)
         raise Refused(
             RefusedBecause.BAD_VERSION,
-            f"kind {str(raw[0])[:20]} version {str(raw[1])[:20]}; known: {known} in version 1",
+            f"kind {_shown(raw[0])} version {_shown(raw[1])}; known: {known} in version 1",
         )
     message: Message = layout.parse(raw[2:])
     if encode(message) != data:
         raise Refused(RefusedBecause.MALFORMED, f"{layout.cls.__name__}: not canonical")
     return message
+
+
+def _shown(raw: object) -> str:
+    return str(raw) if type(raw) is int else f"of type {type(raw).__name__}"
 
 
 def decode_as(cls: type[_M], data: bytes) -> _M:
@@ -620,11 +626,17 @@ def unpack_plain(data: bytes) -> object:
 
 
 def _holds_timestamp(plain: object) -> bool:
-    if isinstance(plain, dict):
-        return any(map(_holds_timestamp, plain.values()))
-    if isinstance(plain, list):
-        return any(map(_holds_timestamp, plain))
-    return isinstance(plain, msgpack.Timestamp)
+    # No recursion: the library goes deeper than the interpreter's stack does.
+    values = [plain]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif isinstance(value, msgpack.Timestamp):
+            return True
+    return False
 
 
 def _unpack(data: bytes) -> object:

@@ -1,11 +1,9 @@
 """``holdfast replay FILE.csv``: any table as sensors.
 
 Each row becomes one JSON reading: the mapped columns as numbers, ``t`` (UTC milliseconds, from the
-time column where there is one), ``n`` (the row, from 0), ``trace_id`` (eight bytes of the file's
-SHA-256, then the row) and ``replay``, true unless ``--as-live``. A decision carries the trace of
-its newest reading, so each can be traced back to its row. Cells that are empty are left out, cells
-that are no number are sent as text: it is the edge that refuses them, as it would refuse a
-sensor's.
+time column where there is one), ``n`` (the row, from 0) and ``replay``, true unless ``--as-live``.
+Cells that are empty are left out, cells that are no number are sent as text: it is the edge that
+refuses them, as it would refuse a sensor's.
 """
 
 import asyncio
@@ -14,7 +12,6 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -71,8 +68,6 @@ class Table:
         self._delimiter = delimiter
         self._time = time
         self._rename = rename
-        with path.open("rb") as file:
-            self.digest = file_digest(file, "sha256").digest()[:8]
         with path.open(newline="", encoding="utf-8-sig") as file:
             names = next(csv.reader(file, delimiter=delimiter), [])
         missing = sorted(({time} - {""} | ignore | set(rename)) - set(names))
@@ -102,7 +97,6 @@ class Table:
                 **row.fields,
                 "t": now_ms if as_live or row.at_ms is None else row.at_ms,
                 "n": row.number,
-                "trace_id": f"{self.digest.hex()}{row.number:016x}",
                 **({} if as_live else {"replay": True}),
             }
         )

@@ -18,8 +18,10 @@ def statements(
 ) -> list[Account]:
     """A statement of each lane that ever had a number, and of what could not be recorded.
 
-    The statement about the lane ``account`` counts these very statements as produced. Each call
-    raises the lanes' statement numbers.
+    The statement about the lane ``account`` counts these very statements as produced. A statement
+    takes as its number one more than the number of its own record in the lane ``account``, so it
+    goes on rising through crashes, and no receiver takes a newer statement for an old one. The
+    caller appends them at once.
 
     Args:
         now: the time that they say.
@@ -31,9 +33,11 @@ def statements(
     told = [lane for lane, state in lanes.items() if state.next_seq and lane is not Lane.ACCOUNT]
     shed = [lane for lane, state in lanes.items() if state.unrecorded]
     accounts = []
+    number = lanes[Lane.ACCOUNT].next_seq
     for lane in (*told, Lane.ACCOUNT):
         state = lanes[lane]
-        state.statement += 1
+        number += 1
+        state.statement = number
         own = len(told) + 1 + len(shed) if lane is Lane.ACCOUNT else 0
         accounts.append(
             Account(
@@ -50,6 +54,6 @@ def statements(
     for lane in shed:
         count = lanes[lane].unrecorded
         gone: dict[str, Ranges] = {Explained.SHED: Ranges(((0, count),))}
-        number = lanes[lane].statement
+        number += 1
         accounts.append(Account(now.wall_ns, now.mono_ns, lane, unrecorded, number, count, gone))
     return accounts

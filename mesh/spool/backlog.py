@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from mesh.spool.commit import Located
+from mesh.spool.cursor import bounded
 from mesh.spool.frame import HEADER_BYTES
 from mesh.spool.shelf import Sealed
 from schemas.limits import BATCH_RAW_BYTES_MAX, FRAMES_PER_BATCH_MAX
@@ -82,8 +83,11 @@ class Backlog:
         self._fresh.extend(frames)
 
     def release(self, numbers: Ranges) -> tuple[Sealed, ...]:
-        """Takes a release; returns the batches that nobody needs any more."""
-        self.released |= numbers
+        """Takes a release; returns the batches that nobody needs any more.
+
+        Of too many spans the highest are not taken: the next release says them again.
+        """
+        self.released = bounded(self.released | numbers)
         self._fresh = [
             item
             for item in self._fresh

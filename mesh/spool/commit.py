@@ -9,7 +9,7 @@ values, so the two share nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.ports import Disk
 from mesh.spool.frame import CHAIN_START, HEADER_BYTES, FrameHeader, Owner, Whole, pack
@@ -80,12 +80,15 @@ class Committed:
         journal: number of the journal that is open now.
         journal_bytes: how long that journal is.
         written_bytes: how much was written for this group.
+        abandoned: journals that were begun and failed since the last group that became durable;
+            nothing stands in them that does not stand elsewhere, or was given up.
     """
 
     frames: tuple[Located, ...]
     journal: int
     journal_bytes: int
     written_bytes: int
+    abandoned: tuple[int, ...] = ()
 
 
 class Writer:
@@ -106,6 +109,7 @@ class Writer:
         self._marks = dict(marks)
         self._number = number
         self._journal: Journal | None = None
+        self._abandoned: tuple[int, ...] = ()
 
     def commit(self, group: Group) -> Committed:
         """Makes a group durable.
@@ -124,10 +128,19 @@ class Writer:
             except DiskFailed:
                 self._set_down()
         try:
-            return self._write(self._begin(group), group)
-        except DiskFailed:
+            committed = self._write(self._begin(group), group)
+        except BaseException:
+            # Whatever went wrong: half a group may stand there, so nothing may follow it.
+            if self._journal is not None:
+                self._abandoned += (self._journal.number,)
             self._set_down()
             raise
+        abandoned, self._abandoned = self._abandoned, ()
+        return replace(committed, abandoned=abandoned)
+
+    def close(self) -> None:
+        """Gives the open journal's file back."""
+        self._set_down()
 
     def _set_down(self) -> None:
         if self._journal is not None:

@@ -11,9 +11,9 @@ import struct
 import zlib
 from typing import Final
 
-from mesh.ports import Disk
+from mesh.ports import Disk, DiskFile
 from schemas import wire
-from schemas.errors import Refused
+from schemas.errors import DiskFailed, Refused
 from schemas.limits import CURSOR_BYTES_MAX, RANGES_MAX
 from schemas.ranges import Ranges
 from schemas.stored import Cursor
@@ -24,6 +24,7 @@ PATH: Final = "cursor"
 _MAGIC: Final = b"HFcu"
 _HEAD: Final = struct.Struct("<4sII")
 _SLOT_BYTES: Final = CURSOR_BYTES_MAX
+_SPANS_MAX: Final = RANGES_MAX // 16
 
 
 def load(disk: Disk) -> Cursor:
@@ -33,10 +34,17 @@ def load(disk: Disk) -> Cursor:
     except FileNotFoundError:
         return Cursor(0)
     try:
-        slots = [file.read(slot * _SLOT_BYTES, _SLOT_BYTES) for slot in (0, 1)]
+        slots = [_read_slot(file, slot) for slot in (0, 1)]
     finally:
         file.close()
     return max(map(_parse, slots), key=lambda cursor: cursor.generation)
+
+
+def _read_slot(file: DiskFile, slot: int) -> bytes:
+    try:
+        return file.read(slot * _SLOT_BYTES, _SLOT_BYTES)
+    except DiskFailed:
+        return b""
 
 
 def store(disk: Disk, cursor: Cursor) -> None:
@@ -64,9 +72,12 @@ def store(disk: Disk, cursor: Cursor) -> None:
 def bounded(ranges: Ranges) -> Ranges:
     """At most as many spans as a cursor holds.
 
-    The highest ones go, so what they released will be sent again.
+    The highest ones go: they are not released until the holes below them are, so what they hold
+    stays, and no cursor ever says less than what was unlinked.
     """
-    return Ranges(ranges.spans[: RANGES_MAX // 16])
+    if len(ranges.spans) <= _SPANS_MAX:
+        return ranges
+    return Ranges(ranges.spans[:_SPANS_MAX])
 
 
 def _parse(slot: bytes) -> Cursor:

@@ -23,13 +23,14 @@ stand in two journals; both copies are the same bytes, and either will do.
 
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from mesh.ports import Disk, DiskFile
 from mesh.spool.frame import Broken, Whole, scan
 from schemas import wire
-from schemas.errors import Refused
+from schemas.errors import DiskFailed, Refused
 from schemas.limits import COMMIT_GROUP_BYTES_MAX, JOURNAL_BYTES_MAX, JOURNAL_HEADER_BYTES_MAX
 from schemas.messages import Epoch
 from schemas.stored import Closed, JournalHeader, Reserved
@@ -41,6 +42,7 @@ _MAGIC: Final = b"HFjr"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sB3xII")
 _NAME_DIGITS: Final = 16
+_SECTOR_BYTES: Final = 4096
 _READ_BYTES_MAX: Final = JOURNAL_BYTES_MAX + 2 * COMMIT_GROUP_BYTES_MAX
 
 
@@ -68,7 +70,8 @@ class Journal:
         """Begins a new journal; durable, with its name, on return.
 
         Raises:
-            DiskFailed: it was not begun; a useless file may be left, which ``read`` will say.
+            DiskFailed: it was not begun; a useless file may be left, which ``read`` will say, but
+                not one for each attempt.
         """
         head = wire.encode(header)
         assert len(head) <= JOURNAL_HEADER_BYTES_MAX, "what a header explains is bounded"
@@ -80,6 +83,8 @@ class Journal:
             disk.sync_directory(FOLDER)
         except BaseException:
             file.close()
+            with suppress(DiskFailed):
+                disk.unlink(journal_path(header.number))
             raise
         return cls(file, header.number, len(data))
 
@@ -130,14 +135,16 @@ class JournalContent:
 
 
 def read(disk: Disk, number: int, store: bytes, epoch: Epoch) -> JournalContent:
-    """Reads a journal in one pass; nothing in it can make this fail but the disk itself.
+    """Reads a journal in one pass. Nothing in it can make this fail.
+
+    What the medium does not give back reads as zeros, and so is damage like any other.
 
     Raises:
-        DiskFailed: the file cannot be opened or read at all.
+        DiskFailed: the file cannot be opened.
     """
     file = disk.open(journal_path(number), "read")
     try:
-        data = file.read(0, _READ_BYTES_MAX)
+        data = _read_all(file)
     finally:
         file.close()
     header, offset = _read_head(data, number, store, epoch)
@@ -162,6 +169,22 @@ def read(disk: Disk, number: int, store: bytes, epoch: Epoch) -> JournalContent:
     return JournalContent(
         number, header, tuple(frames), tuple(broken), torn, tuple(reserved), closed, data
     )
+
+
+def _read_all(file: DiskFile) -> bytes:
+    try:
+        return file.read(0, _READ_BYTES_MAX)
+    except DiskFailed:
+        size = min(file.size(), _READ_BYTES_MAX)
+        starts = range(0, size, _SECTOR_BYTES)
+        return b"".join(_read_sector(file, at, min(_SECTOR_BYTES, size - at)) for at in starts)
+
+
+def _read_sector(file: DiskFile, start: int, size: int) -> bytes:
+    try:
+        return file.read(start, size)
+    except DiskFailed:
+        return bytes(size)
 
 
 def _read_head(

@@ -6,7 +6,9 @@ from typing import Final
 
 from mesh.spool.backlog import Backlog
 from mesh.spool.commit import Entry, Standing
+from mesh.spool.explained import bounded
 from mesh.spool.recovery import LaneFound
+from schemas.limits import NUMBERS_RESERVED
 from schemas.messages import Lane
 from schemas.ranges import Ranges
 
@@ -23,10 +25,17 @@ class LaneSettings:
         linger_seconds: how long a record that nobody awaits may wait for others before it is
             committed.
         reserved: how many numbers may be handed out ahead of what is durable.
+
+    Raises:
+        ValueError: more are reserved than ``NUMBERS_RESERVED``.
     """
 
     linger_seconds: float
     reserved: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.reserved <= NUMBERS_RESERVED:
+            raise ValueError(f"{self.reserved} numbers reserved, not 1 to {NUMBERS_RESERVED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class LaneState:
     statement: int
     waiting: list[bytes] = field(default_factory=list)
     unrecorded: int = 0
+    short_of: int = 0
     _appended_bytes: int = 0
     _rate: float = 0.0
     _rated_at: float | None = None
@@ -79,7 +89,7 @@ class LaneState:
             Backlog(found.fresh, found.sealed, found.released),
             found.mark.next_seq,
             found.mark.next_seq,
-            dict(found.explained),
+            bounded(found.explained, found.released),
             found.statement,
         )
 
@@ -91,30 +101,30 @@ class LaneState:
         self._appended_bytes += size
         return first
 
-    def hand_over(self, lane: Lane, bytes_max: int) -> tuple[Entry | None, int]:
-        """Takes what waits, up to a bound, as an entry of a group; and how many bytes that is."""
-        if not self.waiting:
-            return None, 0
+    def hand_over(self, lane: Lane, stop: int) -> tuple[Entry | None, int]:
+        """Takes what waits below ``stop`` as an entry of a group; and how many bytes that is."""
         first = self.next_seq - len(self.waiting)
-        size = taken = 0
-        for record in self.waiting:
-            if taken and size + len(record) > bytes_max:
-                break
-            size += len(record)
-            taken += 1
-        entry = Entry(lane, first, self.waiting[:taken])
-        self.waiting = self.waiting[taken:]
-        return entry, size
+        taken, self.waiting = self.waiting[: stop - first], self.waiting[stop - first :]
+        if not taken:
+            return None, 0
+        return Entry(lane, first, taken), sum(map(len, taken))
 
     def wanted_reservation(self) -> int:
-        """The number up to which to reserve now; 0 while there is still half of it."""
-        ahead = self.settings.reserved
-        return self.next_seq + ahead if self.reserved - self.next_seq < ahead // 2 else 0
+        """The number up to which to reserve now; 0 while half of it, and what fell short, is left.
+
+        At most ``NUMBERS_RESERVED`` above the next number.
+        """
+        ahead = max(self.settings.reserved, self.short_of)
+        left = self.reserved - self.next_seq
+        enough = left >= self.settings.reserved // 2 and left >= self.short_of
+        self.short_of = 0
+        return 0 if enough else self.next_seq + ahead
 
     def explain(self, why: str, numbers: Ranges) -> None:
-        """States that numbers will never arrive."""
+        """States that numbers will never arrive; what is stated stays bounded."""
         if numbers:
-            self.explained[why] = self.explained.get(why, Ranges()) | numbers
+            stated = {**self.explained, why: self.explained.get(why, Ranges()) | numbers}
+            self.explained = bounded(stated, self.backlog.released)
 
     def standing(self, reserved: int) -> Standing:
         """As a journal's header says it."""

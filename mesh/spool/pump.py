@@ -5,10 +5,13 @@ is handed over at the end of the loop's turn; what nobody awaits lingers for a f
 for its lane's window, and rides along with whatever goes first. Bounded: what waits has a limit in
 bytes, and each lane one in numbers; beyond them ``append`` refuses at once.
 
-One future serves all appends of a group, so a group of a thousand costs the loop one wake-up.
+What gathers is cut before it exceeds ``COMMIT_GROUP_BYTES_MAX``, between two appends; each piece
+is one group with one future, which serves all its appends. So what a future says is exact, and a
+group of a thousand costs the loop one wake-up.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
@@ -21,7 +24,7 @@ from mesh.spool.lane import LaneState
 from schemas.errors import DiskFailed, Overloaded, Refused, RefusedBecause
 from schemas.limits import (
     COMMIT_GROUP_BYTES_MAX,
-    JOURNAL_BYTES_MAX,
+    NUMBERS_RESERVED,
     PENDING_BYTES_MAX,
     RECORD_BYTES_MAX,
 )
@@ -67,6 +70,7 @@ class Pump:
         resources: clock, the writer's executor, observer.
         journals: numbers of journals that are there and will not be written again.
         committed: called after each group that became durable.
+        journal_bytes_max: a journal of at least so many bytes is followed by a new one.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Pump:
         resources: _Resources,
         journals: list[int],
         committed: Callable[[], None],
+        journal_bytes_max: int,
     ) -> None:
         self._lanes = lanes
         self._epoch = epoch
@@ -84,14 +89,18 @@ class Pump:
         self._resources = resources
         self._committed = committed
         self._loop = asyncio.get_running_loop()
-        self._journal = 0
+        self._journal_bytes_max = journal_bytes_max
         self._busy = False
         self._waiting_bytes = 0
+        self._gathered_bytes = 0
         self._settled: asyncio.Future[bool] = self._loop.create_future()
+        self._cuts: deque[tuple[asyncio.Future[bool], dict[Lane, int]]] = deque()
         self._timer: asyncio.Handle | None = None
+        self._retry: asyncio.Handle | None = None
         self._due: float | None = None
         self._rotate = True
-        self._closing = False
+        self._closing = self._closed = False
+        self.journal = 0
         self.closed_journals = journals
         self.journal_bytes = 0
         self.degraded = ""
@@ -100,32 +109,45 @@ class Pump:
         """As ``Spool.append``."""
         state = self._lanes[lane]
         size = sum(map(len, records))
+        if size > COMMIT_GROUP_BYTES_MAX or len(records) > NUMBERS_RESERVED:
+            raise Refused(
+                RefusedBecause.TOO_LARGE,
+                f"{len(records)} records of {size} bytes at once for lane {lane}, at most "
+                f"{NUMBERS_RESERVED} of {COMMIT_GROUP_BYTES_MAX}",
+            )
         if size > RECORD_BYTES_MAX and (longest := max(map(len, records))) > RECORD_BYTES_MAX:
             raise Refused(
                 RefusedBecause.TOO_LARGE,
                 f"a record of {longest} bytes for lane {lane}, at most {RECORD_BYTES_MAX}",
             )
-        if self.degraded:
-            raise DiskFailed(self.degraded)
+        if self.degraded or self._closing:
+            raise DiskFailed(self.degraded or "the spool is closed")
         if self._waiting_bytes + size > PENDING_BYTES_MAX:
             raise Overloaded(
                 f"{self._waiting_bytes} bytes wait for the disk, at most {PENDING_BYTES_MAX}"
             )
         if state.next_seq + len(records) > state.reserved:
+            state.short_of = max(state.short_of, len(records))
+            self._wake(_AT_ONCE)
             raise Overloaded(
                 f"lane {lane}: all numbers below {state.reserved} are handed out; more are "
                 "reserved with the next commit"
             )
+        if self._gathered_bytes and self._gathered_bytes + size > COMMIT_GROUP_BYTES_MAX:
+            self._cut()
         first = state.take(records, size)
         self._waiting_bytes += size
+        self._gathered_bytes += size
         self._wake(_AT_ONCE if awaited else state.settings.linger_seconds)
         return Appended(self._epoch, first, len(records), self._settled)
 
     async def commit(self) -> bool:
         """Commits what waits now; whether that succeeded."""
-        settled = self._settled
+        if self._closed:
+            return False
+        gathered = [*(settled for settled, _ in self._cuts), self._settled]
         self._wake(_AT_ONCE)
-        return await asyncio.shield(settled)
+        return all([await asyncio.shield(settled) for settled in gathered])
 
     def rotate(self) -> None:
         """Begins a new journal with the next group, and sees to it that there is one.
@@ -136,10 +158,24 @@ class Pump:
         self._wake(_AT_ONCE)
 
     async def close(self) -> None:
-        """Commits what waits, and says in the journal with which numbers to go on."""
-        await self.commit()
+        """Commits what waits, and says in the journal with which numbers to go on.
+
+        Nothing is taken from now on, and no failure is tried again.
+        """
         self._closing = True
         await self.commit()
+        self._closed = True
+        for handle in (self._timer, self._retry):
+            if handle is not None:
+                handle.cancel()
+        await self._loop.run_in_executor(self._resources.writer, self._writer.close)
+
+    def _cut(self) -> None:
+        """What gathered so far is a group; the next append begins another."""
+        marks = {lane: state.next_seq for lane, state in self._lanes.items()}
+        self._cuts.append((self._settled, marks))
+        self._settled = self._loop.create_future()
+        self._gathered_bytes = 0
 
     def _wake(self, delay: float) -> None:
         """Sees to it that what waits is handed over within ``delay`` seconds."""
@@ -147,14 +183,13 @@ class Pump:
         if self._due is not None and self._due <= due:
             return
         self._due = due
-        if self._busy:
-            return
-        self._arm()
+        if not self._busy:
+            self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._due is None:
+        if self._due is None or self._closed:
             self._timer = None
         elif self._due <= self._loop.time():
             self._timer = self._loop.call_soon(self._hand_over)
@@ -167,29 +202,24 @@ class Pump:
             return
         self._busy = True
         self._due = None
-        group, all_of_it = self._next_group()
-        settled = None
-        if all_of_it:
-            settled, self._settled = self._settled, self._loop.create_future()
-        else:
+        if not self._cuts:
+            self._cut()
+        settled, marks = self._cuts.popleft()
+        group = self._next_group(marks)
+        if self._cuts or self._gathered_bytes:
             self._due = self._loop.time()
         job = self._loop.run_in_executor(self._resources.writer, self._writer.commit, group)
         job.add_done_callback(partial(self._after_commit, group, settled))
 
-    def _next_group(self) -> tuple[Group, bool]:
+    def _next_group(self, marks: Mapping[Lane, int]) -> Group:
         entries = []
-        room = COMMIT_GROUP_BYTES_MAX
         for lane, state in self._lanes.items():
-            if room <= 0:
-                break
-            entry, size = state.hand_over(lane, room)
+            entry, size = state.hand_over(lane, marks[lane])
             if entry is not None:
                 entries.append(entry)
-                room -= size
                 self._waiting_bytes -= size
-        all_of_it = not any(state.waiting for state in self._lanes.values())
-        rotate = self._rotate or self.journal_bytes >= JOURNAL_BYTES_MAX
-        closing = self._closing and all_of_it
+        rotate = self._rotate or self.journal_bytes >= self._journal_bytes_max
+        closing = self._closing and not any(state.waiting for state in self._lanes.values())
         reserve = {}
         standing = {}
         for lane, state in self._lanes.items():
@@ -200,21 +230,21 @@ class Pump:
             standing[lane] = state.standing(reserved)
         self._rotate = False
         at = self._resources.clock.now()
-        return Group(at, entries, standing, reserve, rotate, closing), all_of_it
+        return Group(at, entries, standing, reserve, rotate, closing)
 
     def _after_commit(
         self,
         group: Group,
-        settled: "asyncio.Future[bool] | None",
+        settled: "asyncio.Future[bool]",
         job: "asyncio.Future[Committed]",
     ) -> None:
         self._busy = False
-        failure = job.exception()
+        failure = DiskFailed("the writer was stopped") if job.cancelled() else job.exception()
         if failure is None:
             self._take_commit(group, job.result())
         else:
             self._degrade(group, failure)
-        if settled is not None and not settled.done():
+        if not settled.done():
             settled.set_result(failure is None)
         if self._due is not None:
             self._arm()
@@ -231,9 +261,10 @@ class Pump:
                 by_lane.setdefault(located.frame.header.lane, []).append(located)
         for lane, frames in by_lane.items():
             self._lanes[lane].backlog.add(frames)
-        if committed.journal != self._journal and self._journal:
-            self.closed_journals.append(self._journal)
-        self._journal, self.journal_bytes = committed.journal, committed.journal_bytes
+        if committed.journal != self.journal and self.journal:
+            self.closed_journals.append(self.journal)
+        self.closed_journals += committed.abandoned
+        self.journal, self.journal_bytes = committed.journal, committed.journal_bytes
         self._committed()
 
     def _degrade(self, group: Group, failure: BaseException) -> None:
@@ -244,4 +275,7 @@ class Pump:
             self.degraded = str(failure) or repr(failure)
             self._resources.observer.observe(events.SpoolDegraded(self.degraded))
         self._rotate = True
-        self._loop.call_later(_RETRY_SECONDS, self._wake, _AT_ONCE)
+        if self._retry is not None:
+            self._retry.cancel()
+        if not self._closed:
+            self._retry = self._loop.call_later(_RETRY_SECONDS, self._wake, _AT_ONCE)

@@ -3,31 +3,37 @@
 Files' contents in, standing of each lane out.
 
 For each lane, what is *known* is what stands on the shelf, in a journal, in the cursor or in an
-explanation. With ``end`` one more than the highest number known or marked, and ``reserved`` the
-numbers that could have been handed out:
+explanation. With ``end`` one more than the highest number known, marked, or named by the whole
+header of a broken frame, and ``reserved`` the numbers that could have been handed out:
 
-- a hole below ``end`` is ``damaged``: it was durable once, and neither the cursor nor an account
-covers it;
+- a hole below ``end`` is ``damaged``: it was written once, and neither the cursor nor an account
+  covers it;
 - ``end`` to ``reserved`` is ``void`` after an unclean close: handed out but not durable, or never
-handed out. Where bytes without
-  a whole header were damaged, those numbers may have been acknowledged, so they are called
-  ``damaged``;
-- where the newest journal has lost its head, what it reserved is not known: numbering goes on 2**32
-higher, beyond all that can
-  have been handed out, and what lies between is ``damaged``;
-- after a clean close nothing is void: the journal's last frame says with which number to go on.
+  handed out. Where bytes without a whole header were damaged, those numbers may have been
+  acknowledged, so they are called ``damaged``;
+- after a clean close nothing is void: the journal's last frame says with which number to go on;
+- where the newest journal has lost its head, or something is known beyond what it reserved, what
+  was reserved last is not known: numbering goes on 2**32 higher, beyond all that can have been
+  handed out, and what lies between is ``damaged``.
+
+Broken bytes may have held the control frame that reserved last. Each such frame takes at least a
+header, and raises the reservation by at most ``NUMBERS_RESERVED``: so much is skipped for each that
+may have stood there. A torn tail may be rot as well as a crash's leaving; one more is skipped.
 
 Numbering goes on at ``reserved``, so no number is used twice. The chain goes on from the last
-record that there is.
+record that there is. A frame whose numbers are already explained was given up: its group failed,
+its bytes reached the disk all the same. It stays given up, since the chain goes on without it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mesh.spool.commit import Located
-from mesh.spool.frame import CHAIN_START, Broken
+from mesh.spool.explained import all_of
+from mesh.spool.frame import CHAIN_START, HEADER_BYTES, Broken
 from mesh.spool.journal import JournalContent
 from mesh.spool.shelf import Sealed
+from schemas.limits import NUMBERS_RESERVED
 from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from schemas.stored import LaneMark, Numbers
@@ -46,10 +52,12 @@ class LaneFound:
         mark: the next number, and the chain to go on from.
         explained: numbers that will never arrive, by reason.
         newly: those among them that no journal header said before.
-        statement: number of the newest account.
+        statement: number of the newest account that the header knows of.
         fresh: frames that stand in journals only.
         released: what the cursor says.
-        sealed: what is on the shelf.
+        sealed: what is on the shelf and pending.
+        leaving: what is on the shelf, but released or given up: to be unlinked.
+        spoiled: what is on the shelf, but known to be damaged: to be set aside.
     """
 
     mark: LaneMark
@@ -59,6 +67,8 @@ class LaneFound:
     fresh: tuple[Located, ...]
     released: Ranges
     sealed: tuple[Sealed, ...]
+    leaving: tuple[Sealed, ...]
+    spoiled: tuple[Sealed, ...]
 
 
 def judge(
@@ -76,50 +86,55 @@ def judge(
     newest = begun[-1] if begun else None
     header = newest.header if newest else None
     numbers = header.lanes.get(lane, _UNUSED) if header else _UNUSED
+    stated = all_of(numbers.explained)
     shelf = Ranges.of([(item.first, item.stop) for item in sealed])
-    fresh = _fresh(lane, journals, shelf)
-    known = shelf | released | Ranges.of(_spans(fresh))
-    for ranges in numbers.explained.values():
-        known |= ranges
-    end = max(numbers.mark.next_seq, known.end)
+    fresh = _fresh(lane, journals, shelf | stated)
+    known = shelf | released | stated | Ranges.of(_spans(fresh))
+    end = max(numbers.mark.next_seq, known.end, _broken_end(lane, journals))
     explained = dict(numbers.explained)
     newly: dict[str, Ranges] = {}
     _explain(explained, newly, Explained.DAMAGED, known.gaps(0, end))
     closed = newest.closed.lanes.get(lane) if newest and newest.closed else None
-    if _head_lost(journals, known):
+    reserved = _reserved(lane, newest, numbers) if closed is None else closed
+    if _head_lost(journals, known, reserved):
         stop = end + _JUMP
-        _explain(explained, newly, Explained.DAMAGED, Ranges.of([(end, stop)]))
+        why = Explained.DAMAGED
     elif closed is None:
-        stop = max(end, _reserved(lane, newest, numbers))
+        stop = max(end, reserved + _skipped(newest))
         doubt = any(item.header is None for item in _damage(journals))
         why = Explained.DAMAGED if doubt else Explained.VOID
-        _explain(explained, newly, why, Ranges.of([(end, stop)]))
     else:
         stop = max(end, closed)
-    chain = _last_chain(lane, journals, numbers.mark)
-    unreleased = tuple(
-        item
-        for item in fresh
-        if not released.covers(item.frame.header.first, item.frame.header.stop)
-    )
+        why = Explained.DAMAGED
+    _explain(explained, newly, why, Ranges.of([(end, stop)]))
+    leaving, spoiled, staying = _sort_out(sealed, released, numbers.explained)
     return LaneFound(
-        LaneMark(stop, chain),
-        explained,
-        newly,
-        numbers.statement,
-        unreleased,
-        released,
-        tuple(sealed),
+        mark=LaneMark(stop, _last_chain(lane, journals, numbers.mark, stated)),
+        explained=explained,
+        newly=newly,
+        statement=numbers.statement,
+        fresh=tuple(
+            item
+            for item in fresh
+            if not released.covers(item.frame.header.first, item.frame.header.stop)
+        ),
+        released=released,
+        sealed=staying,
+        leaving=leaving,
+        spoiled=spoiled,
     )
 
 
-def _fresh(lane: Lane, journals: Sequence[JournalContent], shelf: Ranges) -> tuple[Located, ...]:
-    """Frames of a lane that are not on the shelf, by number; of two copies the newer one."""
+def _fresh(lane: Lane, journals: Sequence[JournalContent], gone: Ranges) -> tuple[Located, ...]:
+    """Frames of a lane that are not on the shelf nor given up, by number.
+
+    Of two copies the newer one.
+    """
     found: dict[int, Located] = {}
     for journal in journals:
         for frame in journal.frames:
             header = frame.header
-            if header.lane is lane and not shelf.covers(header.first, header.stop):
+            if header.lane is lane and not gone.covers(header.first, header.stop):
                 found[header.first] = Located(journal.number, frame)
     return tuple(found[first] for first in sorted(found))
 
@@ -128,16 +143,49 @@ def _spans(frames: Sequence[Located]) -> list[tuple[int, int]]:
     return [(item.frame.header.first, item.frame.header.stop) for item in frames]
 
 
+def _broken_end(lane: Lane, journals: Sequence[JournalContent]) -> int:
+    """One more than the highest number that a broken frame with a whole header names."""
+    stops = [
+        item.header.stop
+        for journal in journals
+        for item in journal.broken
+        if item.header is not None and item.header.lane is lane
+    ]
+    return max(stops, default=0)
+
+
 def _reserved(lane: Lane, newest: JournalContent | None, numbers: Numbers) -> int:
     later = [item.lanes.get(lane, 0) for item in newest.reserved] if newest else []
     return max([numbers.reserved, *later])
 
 
-def _head_lost(journals: Sequence[JournalContent], known: Ranges) -> bool:
-    """Whether what was reserved last cannot be known: the head that said so is gone."""
-    if not journals or all(journal.header is None for journal in journals):
-        return bool(known)
-    return journals[-1].header is None and bool(journals[-1].frames)
+def _skipped(newest: JournalContent | None) -> int:
+    """How far the reservation may have been raised by control frames that are broken now."""
+    if newest is None:
+        return 0
+    lost = sum(_room(item) // HEADER_BYTES for item in _without_tail(newest))
+    tail = newest.torn_tail and _room(newest.broken[-1]) >= HEADER_BYTES
+    return NUMBERS_RESERVED * (lost + tail)
+
+
+def _room(item: Broken) -> int:
+    """How many of the broken bytes belong to no record frame that is known by its header."""
+    size = item.end - item.offset
+    if item.header is None or item.header.lane is None:
+        return size
+    return max(0, size - HEADER_BYTES - item.header.body_bytes)
+
+
+def _head_lost(journals: Sequence[JournalContent], known: Ranges, reserved: int) -> bool:
+    """Whether what was reserved last cannot be known: what said so is gone."""
+    if all(journal.header is None for journal in journals):
+        return bool(known) or any(map(_has_frames, journals))
+    newest = journals[-1]
+    return (newest.header is None and _has_frames(newest)) or known.end > reserved
+
+
+def _has_frames(journal: JournalContent) -> bool:
+    return bool(journal.frames or journal.reserved or journal.closed)
 
 
 def _damage(journals: Sequence[JournalContent]) -> list[Broken]:
@@ -146,17 +194,36 @@ def _damage(journals: Sequence[JournalContent]) -> list[Broken]:
         item
         for journal in journals
         if journal.header is not None
-        for item in (journal.broken[:-1] if journal.torn_tail else journal.broken)
+        for item in _without_tail(journal)
     ]
 
 
-def _last_chain(lane: Lane, journals: Sequence[JournalContent], mark: LaneMark) -> bytes:
+def _without_tail(journal: JournalContent) -> tuple[Broken, ...]:
+    return journal.broken[:-1] if journal.torn_tail else journal.broken
+
+
+def _last_chain(
+    lane: Lane, journals: Sequence[JournalContent], mark: LaneMark, stated: Ranges
+) -> bytes:
     last, chain = mark.next_seq, mark.chain
     for journal in journals:
         for frame in journal.frames:
-            if frame.header.lane is lane and frame.header.stop > last:
-                last, chain = frame.header.stop, frame.header.chain_after
+            header = frame.header
+            if header.lane is lane and header.stop > last and header.first not in stated:
+                last, chain = header.stop, header.chain_after
     return chain
+
+
+def _sort_out(
+    sealed: Sequence[Sealed], released: Ranges, explained: Mapping[str, Ranges]
+) -> tuple[tuple[Sealed, ...], tuple[Sealed, ...], tuple[Sealed, ...]]:
+    """What a crash kept from leaving the shelf, what is damaged there, and what stays."""
+    gone = released | explained.get(Explained.EVICTED, Ranges())
+    leaving = tuple(item for item in sealed if gone.covers(item.first, item.stop))
+    damaged = gone | explained.get(Explained.DAMAGED, Ranges())
+    rest = [item for item in sealed if item not in leaving]
+    spoiled = tuple(item for item in rest if damaged.covers(item.first, item.stop))
+    return leaving, spoiled, tuple(item for item in rest if item not in spoiled)
 
 
 def _explain(

@@ -49,7 +49,10 @@ def pack(disk: Disk, labels: Labels, frames: Sequence[Located]) -> Packed:
     whole: list[Located] = []
     damaged: list[Located] = []
     bodies: dict[int, bytes] = {}
-    file = disk.open(journal_path(frames[0].journal), "read")
+    try:
+        file = disk.open(journal_path(frames[0].journal), "read")
+    except FileNotFoundError:
+        return Packed((), tuple(frames))
     try:
         for item in frames:
             header = item.frame.header
@@ -82,6 +85,7 @@ def seal(
     batches: dict[Lane, tuple[Sealed, ...]] = {}
     damaged: dict[Lane, tuple[Located, ...]] = {}
     for lane, frames in frames_by_lane.items():
+        shelf.prepare(disk, lane, frames[0].frame.header.owner.epoch)
         shelved: list[Sealed] = []
         lost: list[Located] = []
         for run in runs(frames):

@@ -3,7 +3,8 @@
 ``lanes/<lane>/<epoch>/<first>-<last>.batch``, numbers of twenty digits, the last inclusive. The
 names alone tell what is there, so a spool of any size opens by listing folders.
 
-Crash safety. A batch is written beside (``….new``), synced, renamed, and its folder synced; only
+Crash safety. The folders above are made, and their names durable, before the first batch. A batch
+is written beside (``….new``), synced, renamed, and its folder synced; only
 then does the journal that its frames came from go. A ``.new`` file is a crash's leaving and is
 removed on open. A batch and its journal may both be there: then the batch holds.
 """
@@ -15,6 +16,7 @@ from typing import Final
 
 from mesh.ports import Disk
 from mesh.spool.batch import Batch
+from schemas.errors import Damaged, DiskFailed
 from schemas.limits import BATCH_BYTES_MAX
 from schemas.messages import Epoch, Lane
 
@@ -24,6 +26,7 @@ __all__ = [
     "batch_path",
     "clear",
     "clear_unfinished",
+    "prepare",
     "put",
     "read",
     "sealed",
@@ -60,15 +63,27 @@ def sealed(disk: Disk, lane: Lane, epoch: Epoch) -> list[Sealed]:
     return sorted(found, key=lambda item: item.first)
 
 
+def prepare(disk: Disk, lane: Lane, epoch: Epoch) -> None:
+    """Makes the folder of a lane; its name is durable on return.
+
+    It is synced even where it is there: whoever made it may not have come to that.
+
+    Raises:
+        DiskFailed: it is not, or nobody knows.
+    """
+    disk.make_directory(_folder(lane, epoch))
+    disk.sync_directory(FOLDER)
+    disk.sync_directory(f"{FOLDER}/{lane}")
+
+
 def put(disk: Disk, batch: Batch) -> Sealed:
-    """Puts a batch on the shelf; durable on return.
+    """Puts a batch on the shelf, whose folder was prepared; durable on return.
 
     Raises:
         DiskFailed: it is not there, and nothing else has changed.
     """
     header = batch.header
     path = batch_path(header.lane, header.epoch, header.first, header.last + 1)
-    disk.make_directory(_folder(header.lane, header.epoch))
     disk.unlink(path + _NEW)
     file = disk.open(path + _NEW, "create")
     try:
@@ -86,11 +101,15 @@ def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> bytes:
 
     Raises:
         FileNotFoundError: it was given up in the meantime.
-        DiskFailed: the medium does not give them back.
+        Damaged: the medium does not give them back.
+        DiskFailed: it cannot be opened now, which says nothing about what it holds.
     """
-    file = disk.open(batch_path(lane, epoch, item.first, item.stop), "read")
+    path = batch_path(lane, epoch, item.first, item.stop)
+    file = disk.open(path, "read")
     try:
         return file.read(0, BATCH_BYTES_MAX + 1)
+    except DiskFailed as failure:
+        raise Damaged(f"{path}: {failure}") from failure
     finally:
         file.close()
 

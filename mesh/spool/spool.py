@@ -38,8 +38,15 @@ from mesh.spool.pump import Appended, Pump
 from mesh.spool.retention import plan
 from mesh.spool.shelf import Sealed
 from schemas import wire
-from schemas.errors import DiskFailed, Overloaded, Refused, RefusedBecause, StoreUnusable
-from schemas.limits import NUMBERS_RESERVED
+from schemas.errors import (
+    Damaged,
+    DiskFailed,
+    Overloaded,
+    Refused,
+    RefusedBecause,
+    StoreUnusable,
+)
+from schemas.limits import HOLDERS_MAX, JOURNAL_BYTES_MAX, NUMBERS_RESERVED
 from schemas.messages import Epoch, Explained, Identity, Lane
 from schemas.ranges import Ranges
 from schemas.stored import StoreIdentity
@@ -72,11 +79,16 @@ class SpoolSettings:
         labels: site, node, and what else stands on each batch.
         bytes_max: what the folder may take.
         lanes: how each lane is kept.
+        journal_bytes_max: a journal of at least so many bytes is sealed.
     """
 
     labels: Labels
     bytes_max: int = 1 << 30
     lanes: Mapping[Lane, LaneSettings] = field(default_factory=lambda: DEFAULT_LANES)
+    journal_bytes_max: int = JOURNAL_BYTES_MAX
+
+    def __post_init__(self) -> None:
+        assert self.journal_bytes_max <= JOURNAL_BYTES_MAX, "a reader reads no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +159,13 @@ class Spool:
         self._unrecorded = Epoch(identity.epoch.counter, random)
         self._cursor = survey.cursor
         self._cursor_stale = False
-        self._unlink: list[tuple[Lane, Sealed]] = []
+        self._unlink = [
+            (lane, item) for lane, found in survey.lanes.items() for item in found.leaving
+        ]
+        self._given_up: list[tuple[Lane, Sealed]] = []
+        self._spoiled = [
+            (lane, item) for lane, found in survey.lanes.items() for item in found.spoiled
+        ]
         self._grown = asyncio.Event()
         self._chores = asyncio.Event()
         self._chores.set()
@@ -156,7 +174,13 @@ class Spool:
         owner = Owner(identity.store, identity.epoch, resources.boot)
         writer = Writer(resources.disk, owner, marks, max(journals, default=0))
         self._pump = Pump(
-            self._lanes, identity.epoch, writer, resources, journals, self._after_commit
+            self._lanes,
+            identity.epoch,
+            writer,
+            resources,
+            journals,
+            self._after_commit,
+            settings.journal_bytes_max,
         )
 
     def _after_commit(self) -> None:
@@ -176,8 +200,10 @@ class Spool:
         """
         loop = asyncio.get_running_loop()
         work = partial(_open_files, resources, settings)
-        identity, survey = await loop.run_in_executor(resources.worker, work)
+        identity, survey, kept = await loop.run_in_executor(resources.worker, work)
         spool = cls(resources, settings, identity, survey)
+        for name in kept:
+            spool._observe(events.Quarantined(name))
         await spool.commit()
         spool._observe_opening(survey)
         await spool.state_accounts()
@@ -193,11 +219,18 @@ class Spool:
         self._observe(events.SpoolOpened(str(self.epoch), pending, newly))
 
     async def close(self) -> None:
-        """Commits what waits, closes in order: the next opening finds nothing void."""
+        """Commits what waits, closes in order: the next opening finds nothing void.
+
+        Where the disk fails, it is left as after a crash. ``maintain`` must have ended.
+        """
         await self._pump.close()
-        if self._cursor_stale:
-            await self._flush_cursor()
-        await self._in_worker(self._resources.disk.unlock, store.LOCK)
+        try:
+            if self._cursor_stale:
+                await self._flush_cursor()
+        except DiskFailed as failure:
+            self._observe(events.ChoreFailed(str(failure)))
+        finally:
+            await self._in_worker(self._resources.disk.unlock, store.LOCK)
 
     # --- queries -----------------------------------------------------------------------------
 
@@ -284,7 +317,7 @@ class Spool:
         records = [wire.encode(account) for account in accounts]
         try:
             await self.append(Lane.ACCOUNT, records).settled
-        except (Overloaded, DiskFailed) as refused:
+        except (Overloaded, DiskFailed, Refused) as refused:
             self._observe(events.AccountDelayed(str(refused)))
 
     def _holders(self, lane: Lane) -> dict[str, int]:
@@ -319,12 +352,18 @@ class Spool:
                 return found
         return None
 
+    def has_pending(self, lane: Lane, start: int) -> bool:
+        """Whether a number at or above ``start`` is pending."""
+        return self._lanes[lane].backlog.next_piece(start) is not None
+
     async def _read_sealed(self, lane: Lane, piece: Sealed) -> Batch | None:
         try:
             return await self._in_worker(_parse, self._resources.disk, lane, self.epoch, piece)
-        except (Refused, DiskFailed, FileNotFoundError) as damage:
+        except (Refused, Damaged, FileNotFoundError) as damage:
             self._lanes[lane].backlog.drop([piece])
             self._state_damage(lane, [(piece.first, piece.stop)], str(damage))
+            self._spoiled.append((lane, piece))
+            self._chores.set()
             return None
 
     async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:
@@ -342,6 +381,8 @@ class Spool:
 
     def _state_damage(self, lane: Lane, spans: Sequence[tuple[int, int]], detail: str) -> None:
         numbers = Ranges.of(spans) - self._lanes[lane].backlog.released
+        if not numbers:
+            return
         self._lanes[lane].explain(Explained.DAMAGED, numbers)
         self._pump.rotate()
         self._observe(events.DamageFound(lane, str(numbers), detail))
@@ -366,15 +407,18 @@ class Spool:
             )
         gone = state.backlog.release(numbers)
         self._unlink += [(lane, item) for item in gone]
-        self._cursor = replace(
-            self._cursor,
-            holders={
-                **self._cursor.holders,
-                f"{self.epoch}/{lane}/{holder}": state.backlog.released.watermark(),
-            },
-        )
+        self._cursor = replace(self._cursor, holders=self._holders_with(lane, holder))
         self._cursor_stale = True
         self._chores.set()
+
+    def _holders_with(self, lane: Lane, holder: str) -> dict[str, int]:
+        """The holders with this one as the newest; of too many the oldest is forgotten."""
+        prefix, key = f"{self.epoch}/{lane}/", f"{self.epoch}/{lane}/{holder}"
+        holders = {name: number for name, number in self._cursor.holders.items() if name != key}
+        others = [name for name in holders if name.startswith(prefix)]
+        if len(others) >= HOLDERS_MAX:
+            del holders[others[0]]
+        return {**holders, key: self._lanes[lane].backlog.released.watermark()}
 
     # --- chores: sealing, the cursor, eviction -------------------------------------------------
 
@@ -391,30 +435,58 @@ class Spool:
             await asyncio.sleep(_CURSOR_PAUSE_SECONDS)
 
     async def _do_chores(self) -> None:
-        if self._cursor_stale:
+        if self._cursor_stale or self._unlink:
             await self._flush_cursor()
-        while self._pump.closed_journals:
-            await self._seal(self._pump.closed_journals[0])
-            self._pump.closed_journals.pop(0)
+        unsealed = None
+        try:
+            # Until the first journal of this life is durable, the old ones alone tell the numbers.
+            while self._pump.journal and self._pump.closed_journals:
+                await self._seal(self._pump.closed_journals[0])
+                self._pump.closed_journals.pop(0)
+        except DiskFailed as failure:
+            # A full disk fails the sealing, and is what evicting helps against.
+            unsealed = failure
         await self._evict()
+        await self._set_aside_spoiled()
+        if unsealed is not None:
+            raise unsealed
 
     async def _flush_cursor(self) -> None:
-        unlink, self._unlink = self._unlink, []
+        """Makes what was released durable, then unlinks what nobody needs any more."""
+        unlink = list(self._unlink)
         self._cursor_stale = False
         released = dict(self._cursor.released)
         for lane, state in self._lanes.items():
             if state.backlog.released:
-                released[f"{self.epoch}/{lane}"] = cursors.bounded(state.backlog.released)
+                released[f"{self.epoch}/{lane}"] = state.backlog.released
+        # Only a success counts up: a second attempt goes to the same slot, never to the good one.
         cursor = replace(self._cursor, generation=self._cursor.generation + 1, released=released)
-        self._cursor = cursor
         try:
             await self._in_worker(cursors.store, self._resources.disk, cursor)
         except DiskFailed:
-            self._unlink += unlink
             self._cursor_stale = True
             raise
-        for lane, item in unlink:
+        self._cursor = replace(self._cursor, generation=cursor.generation, released=released)
+        await self._clear(unlink, self._unlink)
+
+    async def _clear(
+        self, items: Sequence[tuple[Lane, Sealed]], noted: list[tuple[Lane, Sealed]]
+    ) -> None:
+        """Unlinks batches, and strikes each off the list where it was noted."""
+        for lane, item in items:
             await self._in_worker(shelf.clear, self._resources.disk, lane, self.epoch, [item])
+            noted.remove((lane, item))
+
+    async def _set_aside_spoiled(self) -> None:
+        """Takes damaged batches off the shelf, once their loss is durably stated."""
+        if not self._spoiled or not await self.commit():
+            return
+        for lane, item in list(self._spoiled):
+            disk = self._resources.disk
+            name = await self._in_worker(store.set_aside, disk, lane, self.epoch, item)
+            self._spoiled.remove((lane, item))
+            if name:
+                self._observe(events.Quarantined(name))
 
     async def _seal(self, number: int) -> None:
         """Shelves what is pending of a closed journal, then unlinks the journal."""
@@ -439,10 +511,13 @@ class Spool:
         await self._in_worker(self._resources.disk.unlink, journal.journal_path(number))
 
     async def _evict(self) -> None:
-        """Gives up what does not fit: states the loss, makes that durable, then unlinks."""
+        """Gives up what does not fit: states the loss, makes that durable, then unlinks.
+
+        What was given up and could not be stated is stated and unlinked the next time.
+        """
         shelves = {lane: state.backlog.on_shelf for lane, state in self._lanes.items()}
         evictions = plan(shelves, self._used_bytes(), self._settings.bytes_max)
-        if not evictions:
+        if not evictions and not self._given_up:
             return
         by_lane: dict[Lane, list[Sealed]] = {}
         for eviction in evictions:
@@ -452,12 +527,12 @@ class Spool:
             state.backlog.drop(items)
             numbers = Ranges.of([(item.first, item.stop) for item in items])
             state.explain(Explained.EVICTED, numbers - state.backlog.released)
+            self._given_up += [(lane, item) for item in items]
             self._observe(events.Evicted(lane, str(numbers)))
         self._pump.rotate()
         if not await self.commit():
-            raise DiskFailed("an eviction could not be stated; nothing was given up")
-        for lane, items in by_lane.items():
-            await self._in_worker(shelf.clear, self._resources.disk, lane, self.epoch, items)
+            raise DiskFailed("an eviction could not be stated yet; nothing was unlinked")
+        await self._clear(list(self._given_up), self._given_up)
         await self.state_accounts()
 
     async def _in_worker(self, job: Callable[..., _T], *arguments: object) -> _T:
@@ -469,11 +544,25 @@ class Spool:
 
 def _open_files(
     resources: Resources, settings: SpoolSettings
-) -> tuple[StoreIdentity, store.Survey]:
-    """Locks, identifies and reads a store; makes one where there is none. Runs in the worker."""
+) -> tuple[StoreIdentity, store.Survey, list[str]]:
+    """Locks, identifies and reads a store; makes one where there is none. Runs in the worker.
+
+    Returns:
+        Its identity, what it holds, and the names under which broken bytes were kept.
+    """
+    resources.disk.make_directory("")
+    resources.disk.lock(store.LOCK)
+    try:
+        return _open_locked(resources, settings)
+    except BaseException:
+        resources.disk.unlock(store.LOCK)
+        raise
+
+
+def _open_locked(
+    resources: Resources, settings: SpoolSettings
+) -> tuple[StoreIdentity, store.Survey, list[str]]:
     disk, labels = resources.disk, settings.labels
-    disk.make_directory("")
-    disk.lock(store.LOCK)
     identity = store.identity(disk)
     if identity is None:
         random = int.from_bytes(resources.entropy(8), "little")
@@ -491,13 +580,13 @@ def _open_files(
             f"this spool belongs to {identity.site}/{identity.node}, not to "
             f"{labels.site}/{labels.node}: give each node a state directory of its own"
         )
+    else:
+        store.prepare(disk)
     for lane in Lane:
         shelf.clear_unfinished(disk, lane, identity.epoch)
     survey = store.survey(disk, identity)
-    for content in survey.journals:
-        for name in store.quarantine(disk, content):
-            resources.observer.observe(events.Quarantined(name))
-    return identity, survey
+    kept = [name for content in survey.journals for name in store.quarantine(disk, content)]
+    return identity, survey, kept
 
 
 def _parse(disk: Disk, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch:

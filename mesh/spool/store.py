@@ -7,6 +7,7 @@
     lanes/           sealed batches                            quarantine/  damaged bytes, kept
 
 ``STORE`` is written beside, synced, renamed, and the folder synced: it is whole or it is not there.
+The folders are made anew with each opening, since a crash may have kept ``STORE`` and lost them.
 ``survey`` reads everything and changes nothing, so it serves the owner on opening and anybody else
 looking on.
 """
@@ -19,13 +20,25 @@ from mesh.ports import Disk
 from mesh.spool import cursor, journal, shelf
 from mesh.spool.journal import JournalContent
 from mesh.spool.recovery import LaneFound, judge
+from mesh.spool.shelf import Sealed
 from schemas import wire
-from schemas.errors import DiskFull, DiskReadOnly, Refused, StoreUnusable
-from schemas.messages import Lane
+from schemas.errors import DiskFailed, DiskFull, DiskReadOnly, Refused, StoreUnusable
+from schemas.limits import QUARANTINE_FILES_MAX
+from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
 from schemas.stored import Cursor, StoreIdentity
 
-__all__ = ["LOCK", "Survey", "create", "identity", "quarantine", "released_in", "survey"]
+__all__ = [
+    "LOCK",
+    "Survey",
+    "create",
+    "identity",
+    "prepare",
+    "quarantine",
+    "released_in",
+    "set_aside",
+    "survey",
+]
 
 LOCK: Final = "LOCK"
 QUARANTINE: Final = "quarantine"
@@ -57,6 +70,17 @@ def identity(disk: Disk) -> StoreIdentity | None:
         ) from wrong
 
 
+def prepare(disk: Disk) -> None:
+    """Makes the folders that are not there; their names are durable on return.
+
+    Raises:
+        DiskFailed: not all are.
+    """
+    for folder in (journal.FOLDER, shelf.FOLDER, QUARANTINE):
+        disk.make_directory(folder)
+    disk.sync_directory("")
+
+
 def create(disk: Disk, store: StoreIdentity) -> None:
     """Makes the folders and ``STORE``; durable on return.
 
@@ -64,8 +88,7 @@ def create(disk: Disk, store: StoreIdentity) -> None:
         StoreUnusable: the folder cannot be written.
     """
     try:
-        for folder in (journal.FOLDER, shelf.FOLDER, QUARANTINE):
-            disk.make_directory(folder)
+        prepare(disk)
         disk.unlink(_NEW)
         file = disk.open(_NEW, "create")
         try:
@@ -126,20 +149,53 @@ def released_in(released: Cursor, store: StoreIdentity, lane: Lane) -> Ranges:
 def quarantine(disk: Disk, content: JournalContent) -> list[str]:
     """Keeps the broken bytes of a journal under names that say where they stood.
 
+    What cannot be kept, for want of space or because there is too much already, is not: evidence
+    never stands in the way of opening.
+
     Returns:
         The names of the files that were written now.
     """
     kept = []
+    there = set(disk.list(QUARANTINE))
     for item in content.broken:
         data = content.data[item.offset : item.end]
-        name = f"{QUARANTINE}/journal-{content.number:016d}-{item.offset}"
-        if not data.strip(b"\0") or name.rpartition("/")[2] in disk.list(QUARANTINE):
+        name = f"journal-{content.number:016d}-{item.offset}"
+        if not data.strip(b"\0") or name in there or len(there) >= QUARANTINE_FILES_MAX:
             continue
-        file = disk.open(name, "create")
         try:
-            file.write(data, 0)
-            file.sync()
-        finally:
-            file.close()
-        kept.append(name)
+            _keep(disk, f"{QUARANTINE}/{name}", data)
+        except DiskFailed:
+            break
+        there.add(name)
+        kept.append(f"{QUARANTINE}/{name}")
+    return kept
+
+
+def _keep(disk: Disk, path: str, data: bytes) -> None:
+    file = disk.open(path, "create")
+    try:
+        file.write(data, 0)
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_directory(QUARANTINE)
+
+
+def set_aside(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> str:
+    """Takes a damaged batch off the shelf and keeps it; its loss is already stated.
+
+    Returns:
+        Its new name; empty when it is gone, or there is too much already.
+    """
+    path = shelf.batch_path(lane, epoch, item.first, item.stop)
+    if len(disk.list(QUARANTINE)) >= QUARANTINE_FILES_MAX:
+        disk.unlink(path)
+        return ""
+    kept = f"{QUARANTINE}/{lane}-{epoch}-{path.rpartition('/')[2]}"
+    try:
+        disk.rename(path, kept)
+    except FileNotFoundError:
+        return ""
+    disk.sync_directory(QUARANTINE)
+    disk.sync_directory(path.rpartition("/")[0])
     return kept

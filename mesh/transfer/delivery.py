@@ -10,9 +10,10 @@ else.
 - After a break, and when an accepted batch has had no receipt for ``receipt_seconds``, sending goes
 back to the first number that is
   not released: a transport may lose what it accepted, and the receiver takes each number once.
-- The most urgent lane goes first. A lane whose batches are small lingers, so that a trickle of
-records becomes few batches; a lane
-  that has a backlog does not.
+- The most urgent lane goes first. A lane that has nothing more to send after a small batch lingers,
+so that a trickle of records becomes few batches; a lane that has a backlog does not.
+- Each sending has a ticket. What is said of a sending from before a break changes nothing: its
+numbers were sent again already.
 - A refusal pauses its lane until it may be tried again; the other lanes go on.
 - A receipt is refused, and the data kept, when it is for another node or epoch, speaks of numbers
 that were never written, or names a
@@ -26,7 +27,7 @@ from typing import Final
 
 from mesh.ports import Refusal
 from schemas.errors import Refused, RefusedBecause
-from schemas.limits import SEND_WINDOW_BATCHES
+from schemas.limits import HOLDERS_MAX, SEND_WINDOW_BATCHES
 from schemas.messages import BatchHeader, Epoch, Lane, Receipt
 from schemas.ranges import Ranges
 
@@ -43,7 +44,8 @@ class DeliverySettings:
         window_batches: how many batches may be under way.
         receipt_seconds: how long an accepted batch may be without a receipt before it is sent
             again.
-        linger_seconds: how long a lane waits between two small batches; missing lanes do not wait.
+        linger_seconds: how long a lane waits after a small batch that was its last; missing lanes
+            do not wait.
         full_bytes: a batch whose body opens to at least this is not small.
     """
 
@@ -63,7 +65,7 @@ class DeliverySettings:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What a receipt releases."""
+    """What a receipt releases: all that it states, and nothing when it brings nothing new."""
 
     lane: Lane
     numbers: Ranges
@@ -87,7 +89,7 @@ class LaneProgress:
 class _Lane:
     released: Ranges = field(default_factory=Ranges)
     sent_to: int = 0
-    under_way: set[bytes] = field(default_factory=set)
+    under_way: set[int] = field(default_factory=set)
     accepted_at: float | None = None
     next_at: float = 0.0
     resends: int = 0
@@ -125,6 +127,7 @@ class Delivery:
         self._node = node
         self._epoch = epoch
         self._settings = settings
+        self._tickets = 0
         self._lanes = {lane: _Lane(released=released.get(lane, Ranges())) for lane in Lane}
         for state in self._lanes.values():
             state.sent_to = state.released.watermark()
@@ -174,44 +177,62 @@ class Delivery:
 
     # --- what happens --------------------------------------------------------------------------
 
-    def on_sent(self, header: BatchHeader, digest: bytes, now: float) -> None:
-        """A batch is on its way."""
+    def on_sent(self, header: BatchHeader, now: float, *, more: bool) -> int:
+        """A batch is on its way.
+
+        Args:
+            header: of the batch.
+            now: seconds on the loop's clock.
+            more: whether its lane has more to send.
+
+        Returns:
+            A ticket, with which to say what became of it.
+        """
         state = self._lanes[header.lane]
         state.sent_to = max(state.sent_to, header.last + 1)
-        state.under_way.add(digest)
-        if header.raw_bytes < self._settings.full_bytes:
+        self._tickets += 1
+        state.under_way.add(self._tickets)
+        if not more and header.raw_bytes < self._settings.full_bytes:
             state.next_at = now + self._settings.linger_seconds.get(header.lane, 0.0)
         self._remember(state, header.first, header.chain_before)
         self._remember(state, header.last + 1, header.chain_after)
+        return self._tickets
 
     @staticmethod
     def _remember(state: _Lane, number: int, chain: bytes) -> None:
+        # What was sent again is new again: the oldest is what goes.
+        state.chains.pop(number, None)
         state.chains[number] = chain
         while len(state.chains) > _CHAINS_KEPT:
             state.chains.pop(next(iter(state.chains)))
 
-    def on_accepted(self, lane: Lane, digest: bytes, now: float) -> None:
+    def on_accepted(self, lane: Lane, ticket: int, now: float) -> None:
         """The transport took a batch.
 
         There is room for another, and from now on a receipt is due.
         """
         state = self._lanes[lane]
-        state.under_way.discard(digest)
+        if ticket not in state.under_way:
+            return
+        state.under_way.discard(ticket)
         if state.accepted_at is None:
             state.accepted_at = now
 
-    def on_refused(self, lane: Lane, digest: bytes, refusal: Refusal, now: float) -> None:
+    def on_refused(self, lane: Lane, ticket: int, refusal: Refusal, now: float) -> None:
         """A batch was refused: its lane pauses and goes back."""
         state = self._lanes[lane]
-        state.under_way.discard(digest)
+        if ticket not in state.under_way:
+            return
+        state.under_way.discard(ticket)
         state.next_at = max(state.next_at, now + refusal.retry_after_seconds)
         state.go_back()
 
-    def on_failed(self, lane: Lane, digest: bytes) -> None:
+    def on_failed(self, lane: Lane, ticket: int) -> None:
         """Nobody knows whether a batch arrived: it will be sent again."""
         state = self._lanes[lane]
-        state.under_way.discard(digest)
-        state.go_back()
+        if ticket in state.under_way:
+            state.under_way.discard(ticket)
+            state.go_back()
 
     def on_break(self) -> None:
         """The link broke, or came up anew: all that is not released is sent again."""
@@ -248,7 +269,10 @@ class Delivery:
         known = state.receipts.get(receipt.holder)
         if known is not None and known[0] == receipt.life and receipt.number < known[1]:
             return Released(receipt.lane, Ranges(), receipt.holder)
+        state.receipts.pop(receipt.holder, None)
         state.receipts[receipt.holder] = (receipt.life, receipt.number)
+        if len(state.receipts) > HOLDERS_MAX:
+            state.receipts.pop(next(iter(state.receipts)))
         stated = Ranges.of([(0, receipt.watermark)]) | receipt.held
         numbers = stated - state.released
         state.released |= stated
@@ -257,7 +281,7 @@ class Delivery:
         if numbers:
             waiting = state.released.watermark() < state.sent_to
             state.accepted_at = now if waiting else None
-        return Released(receipt.lane, numbers, receipt.holder)
+        return Released(receipt.lane, stated if numbers else numbers, receipt.holder)
 
     def _check(self, receipt: Receipt, durable: int) -> None:
         if (receipt.site, receipt.node, receipt.epoch) != (self._site, self._node, self._epoch):

@@ -13,7 +13,9 @@ by its statement number. The *watermark* is the least number that is neither hel
 chain is compared where a batch begins at, or passes over, the number up to which the ledger knows
 it: the same numbers with another chain are other records, and are refused as ``bad_chain``.
 
-The state is a few integers and ranges, so it costs the same after an hour and after a year.
+The state is a few integers and ranges, so it costs the same after an hour and after a year. It is
+bounded: what would tear a ledger into more than ``LEDGER_SPANS_MAX`` spans, or a partition into
+more than ``LEDGER_LANES_MAX`` ledgers, is refused as ``full`` and may be offered again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +24,7 @@ from hashlib import sha256
 from typing import Final
 
 from schemas.errors import Refused, RefusedBecause
-from schemas.limits import PARTITIONS
+from schemas.limits import LEDGER_LANES_MAX, LEDGER_SPANS_MAX, PARTITIONS
 from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
@@ -33,6 +35,7 @@ __all__ = [
     "Line",
     "Taken",
     "account_line",
+    "check_room",
     "explain",
     "find",
     "partition_of",
@@ -90,22 +93,43 @@ def find(partition: PartitionLedger, site: str, node: str, epoch: Epoch, lane: L
 
 
 def store(partition: PartitionLedger, changed: Iterable[LaneLedger]) -> PartitionLedger:
-    """The partition with some ledgers replaced or added."""
+    """The partition with some ledgers replaced or added.
+
+    Raises:
+        Refused: ``full``: there would be more than ``LEDGER_LANES_MAX``.
+    """
     lanes = {_key(known): known for known in partition.lanes}
     lanes |= {_key(known): known for known in changed}
+    check_room(len(lanes))
     return replace(partition, lanes=tuple(lanes[key] for key in sorted(lanes)))
+
+
+def check_room(lanes: int) -> None:
+    """Whether a partition may have so many ledgers.
+
+    Raises:
+        Refused: ``full``.
+    """
+    if lanes > LEDGER_LANES_MAX:
+        raise Refused(RefusedBecause.FULL, f"{lanes} ledgers, at most {LEDGER_LANES_MAX}")
 
 
 def take(ledger: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
     """Takes the numbers of a batch whose body has been verified against its header.
 
     Raises:
-        Refused: ``bad_chain``, when it names other records by numbers that are already held.
+        Refused: ``bad_chain``, when it names other records by numbers that are already held;
+            ``full``, when what is held would have too many holes.
     """
     _check_chain(ledger, header)
     new = header.present - ledger.held
     duplicates = header.count - len(new)
     held = ledger.held | new
+    if len(held.spans) > max(LEDGER_SPANS_MAX, len(ledger.held.spans)):
+        raise Refused(
+            RefusedBecause.FULL,
+            f"{header}: {len(held.spans)} spans would be held, at most {LEDGER_SPANS_MAX}",
+        )
     chain, chain_at = ledger.chain, ledger.chain_at
     reached = (held | _explained(ledger)).watermark()
     if header.last + 1 > chain_at and reached > header.last:

@@ -1,6 +1,5 @@
 """``holdfast config check``: says all that is wrong with a configuration, or what is in force."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from nodes import config
 from nodes.commands.process import fail
+from nodes.settings import Settings
 from schemas.errors import ConfigurationInvalid, MeshError
 
 __all__ = ["app"]
@@ -30,20 +30,28 @@ def check(
     Ends with 0 when it is right, and with 78 when it is not, all of its errors at once.
     """
     try:
-        settings = config.load(file, os.environ)
+        settings = config.load(file)
         if settings.headquarters is None:
-            config.for_edge(settings)
-        problems = []
-        for rule in settings.decisions:
-            # Only a check of rules needs the inference runtime.
-            from nodes.edge.model import load_model  # noqa: PLC0415
-
-            try:
-                load_model(rule)
-            except MeshError as wrong:
-                problems.append(f"{file}: decisions {rule.name}: {wrong}")
-        if problems:
-            raise ConfigurationInvalid(tuple(problems))
+            settings.for_edge()
+        _check_models(settings, file)
     except MeshError as error:
         fail(error)
     typer.echo(settings.model_dump_json(indent=2) if json else config.describe(settings))
+
+
+def _check_models(settings: Settings, file: Path) -> None:
+    """Loads each rule's model as an edge would."""
+    problems = []
+    for section in settings.decisions:
+        # Only a check of rules needs the inference runtime, which takes a while to load.
+        from nodes.edge.rule import Rule  # noqa: PLC0415
+        from nodes.edge.runtime import OnnxModel  # noqa: PLC0415
+
+        try:
+            width = len(section.fields) if section.fields else None
+            model = OnnxModel.load(section.model, window=section.window, width=width)
+            Rule.of(section, model.contract)
+        except MeshError as wrong:
+            problems.append(f"{file}: decisions {section.name}: {wrong}")
+    if problems:
+        raise ConfigurationInvalid(tuple(problems))

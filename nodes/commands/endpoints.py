@@ -5,8 +5,14 @@ import ssl
 from mesh.adapters.registry import TinyRegistry
 from mesh.adapters.system import SystemDisk
 from nodes.commands.process import LogObserver
-from nodes.config import EdgeSettings, read_secret
-from nodes.settings import BrokerSection, HeadquartersSection, NodeSection, UplinkSection
+from nodes.config import secret
+from nodes.settings import (
+    BrokerSection,
+    EdgeSettings,
+    HeadquartersSection,
+    NodeSection,
+    UplinkSection,
+)
 from schemas.errors import ConfigurationInvalid
 
 __all__ = ["broker_address", "password", "registry", "tls_context"]
@@ -20,7 +26,7 @@ def password(endpoint: Endpoint) -> str:
     Raises:
         ConfigurationInvalid: its file cannot be used.
     """
-    return read_secret(endpoint.password_file) if endpoint.password_file else ""
+    return secret(endpoint.password_file) if endpoint.password_file else ""
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext | None:

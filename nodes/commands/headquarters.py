@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -37,10 +36,10 @@ def headquarters(
 ) -> None:
     """Takes custody of what the nodes send, archives it, and answers with receipts."""
     try:
-        log_to_stderr(config.load(file, os.environ).log.level)
+        log_to_stderr(config.load(file).log.level)
 
         def section() -> HeadquartersSection:
-            return config.for_headquarters(config.load(file, os.environ))
+            return config.load(file).for_headquarters()
 
         run_role(lambda ending: _serve(section(), ending), section)
     except MeshError as error:

@@ -4,7 +4,6 @@ Needs no network beyond it.
 """
 
 import asyncio
-import os
 import random
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from mesh.adapters.system import SystemClock, entropy
 from nodes import config
 from nodes.commands.endpoints import broker_address, password, tls_context
 from nodes.commands.process import fail, told
+from nodes.settings import EdgeSettings
 from schemas.errors import LinkDown, MeshError
 
 __all__ = ["watch"]
@@ -33,7 +33,7 @@ def watch(
 ) -> None:
     """Shows decisions and state as they come. Ends with Ctrl-C."""
     try:
-        settings = config.for_edge(config.load(file, os.environ))
+        settings = config.load(file).for_edge()
         asyncio.run(_watch(settings, count, json=json))
     except MeshError as error:
         fail(error)
@@ -41,7 +41,7 @@ def watch(
         return
 
 
-async def _watch(settings: config.EdgeSettings, count: int, *, json: bool) -> None:
+async def _watch(settings: EdgeSettings, count: int, *, json: bool) -> None:
     broker, node = settings.broker, settings.node
     host, port = broker_address(settings)
     mqtt = MqttSettings(

@@ -8,7 +8,8 @@
 
 Columns: ``site, node, epoch, lane, seq, kind, committed_at, clock_trusted, boot, record, text``.
 ``record`` is the canonical bytes, over which chains can be checked again; ``text`` the same as
-JSON, for people and queries. The identity ``(node, epoch, lane, seq)`` stands in at most one row of
+JSON, for people and queries; a record whose layout is not known here has kind ``unknown`` and no
+text. The identity ``(node, epoch, lane, seq)`` stands in at most one row of
 all committed files.
 
 Crash safety. ``stage`` writes files that nobody reads and syncs them with their folder. What
@@ -51,17 +52,20 @@ class Rows:
         header: the batch's header.
         seqs: their numbers.
         records: their canonical bytes.
-        messages: the same, decoded.
+        messages: the same, decoded; ``None`` where the layout is not known here.
     """
 
     header: BatchHeader
     seqs: tuple[int, ...]
     records: tuple[bytes, ...]
-    messages: tuple[Message, ...]
+    messages: tuple[Message | None, ...]
 
 
 def rows_of(
-    header: BatchHeader, new: Ranges, records: Sequence[bytes], messages: Sequence[Message]
+    header: BatchHeader,
+    new: Ranges,
+    records: Sequence[bytes],
+    messages: Sequence[Message | None],
 ) -> Rows:
     """The records of a batch whose numbers are new.
 
@@ -94,9 +98,12 @@ class Archive:
         self._root = root
         self._staging = root / "staging"
         self._archive = root / "archive"
+        self._places: set[Path] = set()
         try:
             self._staging.mkdir(parents=True, exist_ok=True)
             self._archive.mkdir(exist_ok=True)
+            _sync(root)
+            _sync(root.parent)
         except OSError as error:
             raise DiskFailed(f"the archive {root} cannot be made: {error.strerror}") from error
         self._database = duckdb.connect(":memory:")
@@ -145,10 +152,12 @@ class Archive:
             for path in sorted(folder.iterdir()):
                 site, lane, _ = path.name.split(".")
                 place = self._archive / f"site={site}" / f"lane={lane}"
-                if not place.is_dir():
-                    place.mkdir(parents=True)
+                if place not in self._places:
+                    # Also one that is there: whoever made it may not have come to the syncs.
+                    place.mkdir(parents=True, exist_ok=True)
                     _sync(place.parent)
                     _sync(self._archive)
+                    self._places.add(place)
                 path.rename(place / f"{name}.parquet")
                 _sync(place)
             folder.rmdir()
@@ -157,8 +166,15 @@ class Archive:
             raise DiskFailed(f"publishing {name} in {self._archive} failed: {error}") from error
 
     def staged(self) -> list[str]:
-        """The names of all commits that are staged and not wholly published."""
-        return sorted(path.name for path in self._staging.iterdir() if path.is_dir())
+        """The names of all commits that are staged and not wholly published.
+
+        Raises:
+            DiskFailed: the folder cannot be read.
+        """
+        try:
+            return sorted(path.name for path in self._staging.iterdir() if path.is_dir())
+        except OSError as error:
+            raise DiskFailed(f"reading {self._staging} failed: {error}") from error
 
     def discard(self, name: str) -> None:
         """Removes staged files that no ledger names."""
@@ -208,13 +224,21 @@ def _columns(group: Sequence[Rows]) -> dict[str, _Column]:
         "epoch": each(lambda header: str(header.epoch), "object"),
         "lane": each(lambda header: str(header.lane), "object"),
         "seq": np.array([seq for rows in group for seq in rows.seqs], np.uint64),
-        "kind": np.array([type(message).__name__.lower() for message in messages], np.object_),
+        "kind": np.array([_kind(message) for message in messages], np.object_),
         "committed_at": each(lambda header: header.last_wall_ns, "int64").astype("datetime64[ns]"),
         "clock_trusted": each(lambda header: header.clock_trusted, "bool"),
         "boot": each(lambda header: header.boot.hex(), "object"),
         "record": np.array([record for rows in group for record in rows.records], np.object_),
-        "text": np.array([to_json(message).decode() for message in messages], np.object_),
+        "text": np.array([_text(message) for message in messages], np.object_),
     }
+
+
+def _kind(message: Message | None) -> str:
+    return "unknown" if message is None else type(message).__name__.lower()
+
+
+def _text(message: Message | None) -> str:
+    return "" if message is None else to_json(message).decode()
 
 
 def _sync(path: Path) -> None:

@@ -1,22 +1,29 @@
 """The ingest: takes batches, subtracts what is known, archives the rest, and answers with receipts.
 
-The order of a commit, for all arrivals of one partition that came together:
+The order of a commit, for the arrivals of one partition that came together, as many as open to
+``INGEST_RAW_BYTES_MAX``:
 
 1. *verify*: header, digest, body, chain; what does not verify is refused and set aside, never
-receipted;
+receipted. A record whose layout is not known here is archived as it is: the batch proves what it
+is, and a newer node must not be blocked by an older headquarters;
 2. *subtract*: the ledger says which numbers are new;
 3. *stage*: the new rows go to staged files, synced, under a name that is never used again;
 4. *commit*: compare-and-set of the partition's ledger, which counts the numbers as held and names
 the staged files. This
-   is the commit point. After a time-out the ledger is read again: the name is in it, or it is not;
+   is the commit point. Where its outcome is not known, the ledger is read again: the name is in it,
+   or not yet. Then the ledger is replaced by itself: a commit that is still under way expects the
+   version before, and can no longer take effect;
 5. *publish*: the staged files are renamed into the archive;
 6. *receipt*: the new ledger's statement goes to the origin;
 7. *accept*: the transport may forget the batches.
 
-Killed before 4: the batches come again, the staged files are named by no ledger and are discarded.
+Killed before 4: the batches come again, the staged files are named by no ledger, nor will be, and
+are discarded.
 Killed between 4 and 5: the next ingest finds the files staged and named, and publishes them. Killed
 before 6 or 7: the batches come again, bring nothing new, and are receipted. So each number has one
 row, and a receipt never speaks of what is not durable.
+
+An archive's folder is one worker's alone: another's staged files look like a crash's leaving.
 """
 
 import asyncio
@@ -30,8 +37,15 @@ from mesh.spool import batch as batches
 from mesh.transfer import ledger
 from nodes.headquarters.archive import Archive, Rows, rows_of
 from schemas import wire
-from schemas.errors import Conflict, DiskFailed, LinkDown, Refused, RefusedBecause
-from schemas.limits import INTAKE_BATCHES_MAX
+from schemas.errors import (
+    Conflict,
+    DiskFailed,
+    LinkDown,
+    Refused,
+    RefusedBecause,
+    StoreUnusable,
+)
+from schemas.limits import INGEST_RAW_BYTES_MAX, INTAKE_BATCHES_MAX, PARTITIONS
 from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
 from schemas.stored import LaneLedger, PartitionLedger
 from schemas.topics import check_identifier
@@ -76,7 +90,7 @@ class _Opened:
     arrival: Arrival
     header: BatchHeader
     records: Sequence[bytes]
-    messages: Sequence[Message]
+    messages: Sequence[Message | None]
 
 
 class Ingest:
@@ -152,11 +166,24 @@ class Ingest:
             DiskFailed: the archive cannot be written.
         """
         for name in await self._blocking(self._archive.staged):
-            partition = await self._load(_partition_in(name))
-            if name in partition.ledger.files:
+            number = _partition_in(name)
+            if number is not None and await self._is_committed(number, name):
                 await self._blocking(self._archive.publish, name)
             else:
                 await self._blocking(self._archive.discard, name)
+
+    async def _is_committed(self, number: int, name: str) -> bool:
+        """Whether the ledger names a commit; where it does not, it never will."""
+        while True:
+            loaded = await self._load(number)
+            if name in loaded.ledger.files:
+                return True
+            state = wire.encode(loaded.ledger)
+            try:
+                await self._store.compare_and_set(number, loaded.stored.version, state)
+            except Conflict:
+                continue
+            return False
 
     async def ingest(self, arrivals: Sequence[Arrival]) -> None:
         """Takes a group of arrivals, each to its end.
@@ -165,15 +192,26 @@ class Ingest:
             LinkDown, DiskFailed: some were not taken; calling it again takes them, each number
             once.
         """
-        by_partition: dict[int, list[_Opened]] = {}
+        group: list[_Opened] = []
+        raw_bytes = 0
         for arrival in arrivals:
             opened = await self._open(arrival)
-            if opened is not None:
-                header = opened.header
-                number = ledger.partition_of(header.site, header.node)
-                by_partition.setdefault(number, []).append(opened)
-        for number, group in sorted(by_partition.items()):
-            await self._commit(number, group)
+            if opened is None:
+                continue
+            if raw_bytes + opened.header.raw_bytes > INGEST_RAW_BYTES_MAX:
+                await self._commit_all(group)
+                group, raw_bytes = [], 0
+            group.append(opened)
+            raw_bytes += opened.header.raw_bytes
+        await self._commit_all(group)
+
+    async def _commit_all(self, group: Sequence[_Opened]) -> None:
+        by_partition: dict[int, list[_Opened]] = {}
+        for opened in group:
+            number = ledger.partition_of(opened.header.site, opened.header.node)
+            by_partition.setdefault(number, []).append(opened)
+        for number, share in sorted(by_partition.items()):
+            await self._commit(number, share)
 
     async def _open(self, arrival: Arrival) -> _Opened | None:
         try:
@@ -183,7 +221,9 @@ class Ingest:
             return None
 
     async def _set_aside(self, arrival: Arrival, refused: Refused) -> None:
-        name = await self._blocking(self._archive.quarantine, arrival.payload)
+        name = ""
+        if refused.reason is not RefusedBecause.FULL:
+            name = await self._blocking(self._archive.quarantine, arrival.payload)
         origin = f"{arrival.site}/{arrival.node}/{arrival.lane}"
         self._observer.observe(BatchSetAside(origin, str(refused), name))
         await self._intake.refuse(arrival, Refusal(refused.reason, refused.detail, 0.0))
@@ -193,18 +233,26 @@ class Ingest:
         while True:
             loaded = await self._load(number)
             plan = _plan(loaded.ledger, group, self._clock.now().wall_ns)
-            for opened, refused in plan.refused:
-                await self._set_aside(opened.arrival, refused)
+            if not plan.taken:
+                made, name = loaded.ledger, ""
+                break
             name = f"{number:03d}-{self._entropy(8).hex()}" if plan.rows else ""
             if name:
                 await self._blocking(self._archive.stage, name, plan.rows)
-            changed = ledger.store(loaded.ledger, plan.changed)
-            files = (*changed.files[-_FILES_KEPT:], name) if name else changed.files
-            made = replace(changed, files=files, receipts=changed.receipts + len(plan.changed))
+            files = loaded.ledger.files
+            made = replace(
+                ledger.store(loaded.ledger, plan.changed),
+                files=(*files[-_FILES_KEPT:], name) if name else files,
+                receipts=loaded.ledger.receipts + len(plan.changed),
+            )
             if await self._set(number, loaded.stored, made, name):
                 break
         if name:
             await self._blocking(self._archive.publish, name)
+        for opened, refused in plan.refused:
+            await self._set_aside(opened.arrival, refused)
+        if not plan.taken:
+            return
         await self._intake.publish(_receipts(made, plan.changed))
         await self._intake.accept([opened.arrival for opened in plan.taken])
         records = sum(len(rows.seqs) for rows in plan.rows)
@@ -217,8 +265,8 @@ class Ingest:
         except Conflict:
             taken = False
         except LinkDown:
-            # Nobody knows. The name tells: it is in the ledger, or this never happened.
-            taken = name != "" and name in (await self._load(number)).ledger.files
+            # Nobody knows. The name tells: it is in the ledger, or never will be.
+            taken = name != "" and await self._is_committed(number, name)
         else:
             return True
         if not taken and name:
@@ -229,7 +277,13 @@ class Ingest:
         stored = await self._store.load(number)
         if not stored.version:
             return _Loaded(stored, PartitionLedger(self._holder, self._life))
-        return _Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
+        try:
+            return _Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
+        except Refused as wrong:
+            raise StoreUnusable(
+                f"the ledger of partition {number} cannot be read ({wrong}): it is of a newer "
+                "version, or damaged"
+            ) from wrong
 
     async def _blocking(self, job: Callable[..., _T], *arguments: object) -> _T:
         loop = asyncio.get_running_loop()
@@ -265,7 +319,14 @@ def _verify(arrival: Arrival) -> _Opened:
             f"{header} came as {arrival.site}/{arrival.node}/{arrival.lane}",
         )
     records = batches.open_records(batch)
-    return _Opened(arrival, header, records, [wire.decode(record) for record in records])
+    return _Opened(arrival, header, records, [_read(record) for record in records])
+
+
+def _read(record: bytes) -> Message | None:
+    try:
+        return wire.decode(record)
+    except Refused:
+        return None
 
 
 def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int) -> _Plan:
@@ -275,39 +336,49 @@ def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int
     taken: list[_Opened] = []
     refused: list[tuple[_Opened, Refused]] = []
     duplicates = 0
+    known = {(it.site, it.node, it.epoch, it.lane): it for it in partition.lanes}
 
-    def look(site: str, node: str, epoch: Epoch, lane: Lane) -> LaneLedger:
-        known = changed.get((site, node, epoch, lane))
-        return known or ledger.find(partition, site, node, epoch, lane)
+    def look(key: tuple[str, str, Epoch, Lane]) -> LaneLedger:
+        return changed.get(key) or known.get(key) or LaneLedger(*key)
 
     for opened in group:
         header = opened.header
         key = (header.site, header.node, header.epoch, header.lane)
         try:
-            outcome = ledger.take(look(*key), header, now_wall_ns)
+            outcome = ledger.take(look(key), header, now_wall_ns)
+            fresh = rows_of(header, outcome.new, opened.records, opened.messages)
+            touched = {key: outcome.ledger}
+            for account in fresh.messages:
+                if isinstance(account, Account):
+                    about = (header.site, header.node, account.epoch, account.lane)
+                    touched[about] = ledger.explain(touched.get(about) or look(about), account)
+            ledger.check_room(len(known.keys() | changed.keys() | touched.keys()))
         except Refused as wrong:
             refused.append((opened, wrong))
             continue
         taken.append(opened)
-        changed[key] = outcome.ledger
+        changed |= touched
         duplicates += outcome.duplicates
-        fresh = rows_of(header, outcome.new, opened.records, opened.messages)
         if fresh.seqs:
             rows.append(fresh)
-        for account in fresh.messages:
-            if isinstance(account, Account):
-                about = (header.site, header.node, account.epoch, account.lane)
-                changed[about] = ledger.explain(look(*about), account)
     return _Plan(tuple(rows), tuple(changed.values()), tuple(taken), tuple(refused), duplicates)
 
 
 def _receipts(partition: PartitionLedger, changed: Sequence[LaneLedger]) -> list[Receipt]:
+    """A receipt for each lane of which something is held.
+
+    Where nothing is, as of an epoch that was never recorded, nobody keeps anything to release; and
+    only the newest receipt of a lane waits for a node that is away.
+    """
     first = partition.receipts - len(changed) + 1
     return [
         ledger.receipt(partition, lane, first + index, Stage.ARCHIVED)
         for index, lane in enumerate(changed)
+        if lane.held
     ]
 
 
-def _partition_in(name: str) -> int:
-    return int(name.partition("-")[0])
+def _partition_in(name: str) -> int | None:
+    """The partition in the name of a commit; ``None`` when it is the name of none."""
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() and int(number) < PARTITIONS else None

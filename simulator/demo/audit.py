@@ -28,7 +28,7 @@ from mesh.spool import store
 from schemas import wire
 from schemas.messages import Account, Lane
 from schemas.ranges import Ranges
-from simulator.demo.log import Testimony
+from simulator.demo.log import Seen
 
 __all__ = ["LaneAccount", "audit", "total"]
 
@@ -68,7 +68,7 @@ class _Evidence:
     stated: dict[str, Ranges] = field(default_factory=dict)
 
 
-def audit(seen: Testimony, archive: Path, spool: Disk | None) -> dict[Lane, LaneAccount]:
+def audit(seen: Seen, archive: Path, spool: Disk | None) -> dict[Lane, LaneAccount]:
     """The account of each lane, all epochs together.
 
     Args:
@@ -95,7 +95,7 @@ def audit(seen: Testimony, archive: Path, spool: Disk | None) -> dict[Lane, Lane
     return lines
 
 
-def _line(found: _Evidence, seen: Testimony, key: _Key) -> LaneAccount:
+def _line(found: _Evidence, seen: Seen, key: _Key) -> LaneAccount:
     heard = seen.lanes[key].heard if key in seen.lanes else Ranges()
     known = heard | found.archived | found.held
     everything = Ranges.of([(0, known.end)])

@@ -11,7 +11,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from schemas.errors import ExitCode
+from nodes.commands.process import fail
+from schemas.errors import ExitCode, MeshError
 from simulator.demo.script import Kill
 
 __all__ = ["demo"]
@@ -69,6 +70,8 @@ def demo(
             )
         else:
             screen.verdict(console, outcome, lanes)
+    except MeshError as error:
+        fail(error)
     finally:
         if directory is None:
             shutil.rmtree(root, ignore_errors=True)

@@ -23,7 +23,7 @@ import orjson
 
 from schemas.ranges import Ranges
 
-__all__ = ["Lane", "Testimony", "read"]
+__all__ = ["Lane", "Seen", "read"]
 
 LaneKey = tuple[str, str]
 
@@ -41,7 +41,7 @@ class Lane:
 
 
 @dataclass(slots=True)
-class Testimony:
+class Seen:
     """What the witness saw, summed up.
 
     Args:
@@ -69,21 +69,22 @@ class Testimony:
         return self.lanes.setdefault((epoch, lane), Lane())
 
 
-def read(path: Path) -> Testimony:
+def read(path: Path) -> Seen:
     """Reads a witness's log."""
-    seen = Testimony()
+    seen = Seen()
     numbers: dict[LaneKey, list[int]] = {}
-    traces: dict[str, int] = {}
+    inputs: dict[str, int] = {}
     for line in _lines(path):
         if "reading" in line:
             seen.readings[line["reading"]] = (line["ns"], line["flaw"])
-            traces[line["trace"]] = line["reading"]
+            if line["digest"]:
+                inputs[line["digest"]] = line["reading"]
         elif "decision" in line:
             key = (line["epoch"], line["lane"])
             seen.decisions.append((line["ns"], key, line["decision"]))
             numbers.setdefault(key, []).append(line["decision"])
-            if line["trace"] in traces:
-                seen.decided.add(traces[line["trace"]])
+            if line["digest"] in inputs:
+                seen.decided.add(inputs[line["digest"]])
             if line["ms"] is not None:
                 seen.latencies_ms.append(line["ms"])
         elif "batch" in line:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from schemas.messages import Lane
 from simulator.demo.audit import LaneAccount, total
-from simulator.demo.log import Testimony
+from simulator.demo.log import Seen
 from simulator.demo.script import Act, Kill
 
 __all__ = ["Outcome", "judge"]
@@ -70,9 +70,7 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def judge(
-    seen: Testimony, lanes: Mapping[Lane, LaneAccount], edge_rss_mb: float, kill: Kill
-) -> Outcome:
+def judge(seen: Seen, lanes: Mapping[Lane, LaneAccount], edge_rss_mb: float, kill: Kill) -> Outcome:
     """Sums up a run, and says what is not as it must be."""
     sums = total(list(lanes.values()))
     cut, restore = seen.marks[Act.CUT], seen.marks[Act.RESTORE]
@@ -120,12 +118,12 @@ def judge(
         outage_rate_max=round(high, 4),
         drain_seconds=round(drain, 2) if drain is not None else -1.0,
         edge_rss_mb=round(edge_rss_mb, 1),
-        lanes={lane: asdict(line) for lane, line in lanes.items()},
+        lanes={str(lane): asdict(line) for lane, line in lanes.items()},
         failures=tuple(failures),
     )
 
 
-def _away(seen: Testimony) -> tuple[int, int]:
+def _away(seen: Seen) -> tuple[int, int]:
     """From when to when no edge was there: killed, until it spoke again."""
     killed = seen.marks.get(Act.KILL_EDGE)
     if killed is None:
@@ -135,7 +133,7 @@ def _away(seen: Testimony) -> tuple[int, int]:
     return (killed, max(back, restarted))
 
 
-def _rates(seen: Testimony, cut: int, restore: int) -> tuple[float, float]:
+def _rates(seen: Seen, cut: int, restore: int) -> tuple[float, float]:
     """Decisions over good readings, in the worst and the best whole second of the outage."""
     published = Counter(
         (at - cut) // _SECOND
@@ -148,7 +146,7 @@ def _rates(seen: Testimony, cut: int, restore: int) -> tuple[float, float]:
     return min(rates, default=0.0), max(rates, default=0.0)
 
 
-def _drain_seconds(seen: Testimony, restore: int) -> float | None:
+def _drain_seconds(seen: Seen, restore: int) -> float | None:
     """Until receipts covered every decision that was heard before the network came back."""
     goals: dict[tuple[str, str], int] = {}
     for at, key, number in seen.decisions:

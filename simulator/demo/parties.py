@@ -66,6 +66,7 @@ interval_seconds = 1
 [[uplinks]]
 name = "wan"
 url = "nats://127.0.0.1:{uplink_port}"
+reconnect_seconds_max = 2
 
 [[decisions]]
 name = "pump-health"

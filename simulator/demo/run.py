@@ -27,6 +27,7 @@ from simulator.demo.script import Act, Kill, Step, plan
 
 __all__ = ["Progress", "Settings", "run"]
 
+MODEL: Final = Path(__file__).parent.parent / "models" / "pump.onnx"
 _READY_SECONDS: Final = 60.0
 _DRAIN_SECONDS: Final = 90.0
 _SAMPLE_SECONDS: Final = 0.25
@@ -88,12 +89,24 @@ class _Stage:
                     str(root / "witness.jsonl"),
                 ),
                 *("--rate", str(settings.rate), "--seed", str(settings.seed)),
+                *("--model", str(MODEL)),
             ),
             root,
         )
         self.up = True
+        self.killed: set[str] = set()
         self.edge_memory_mb = 0.0
         self.rate = 0.0
+
+    def check_alive(self) -> None:
+        """Raises when a party ended that was not killed.
+
+        Raises:
+            PartyFailed: which one, and what it said last.
+        """
+        for party in (self.edge, self.headquarters, self.witness):
+            if party.name not in self.killed:
+                party.check_alive()
 
 
 async def run(
@@ -160,6 +173,7 @@ async def _play(
         listening = tasks.create_task(_listen(stage))
         for step in steps:
             while (left := started + step.at - loop.time()) > 0:
+                stage.check_alive()
                 standing = {**stage.witness.last, "per_second": stage.rate}
                 show(Progress(loop.time() - started, note, standing, stage.up))
                 stage.edge_memory_mb = max(stage.edge_memory_mb, stage.edge.memory_mb())
@@ -188,13 +202,17 @@ async def _act(stage: _Stage, wan: Party, act: Act) -> None:
             await wan.hear()
             stage.up = act is Act.RESTORE
         case Act.KILL_EDGE:
+            stage.killed.add(stage.edge.name)
             stage.edge.kill()
         case Act.RESTART_EDGE:
             await stage.edge.start()
+            stage.killed.clear()
         case Act.KILL_HEADQUARTERS:
+            stage.killed.add(stage.headquarters.name)
             stage.headquarters.kill()
         case Act.RESTART_HEADQUARTERS:
             await stage.headquarters.start()
+            stage.killed.clear()
         case Act.STOP:
             pass
     what = "stop" if act is Act.STOP else "mark"
@@ -207,6 +225,7 @@ async def _end(stage: _Stage, show: Callable[[Progress], None]) -> None:
     try:
         async with asyncio.timeout(_DRAIN_SECONDS):
             while not (await stage.witness.hear())["caught_up"]:
+                stage.edge.check_alive()
                 show(Progress(seconds, "draining", stage.witness.last))
     except TimeoutError:
         show(Progress(seconds, "the backlog did not drain", stage.witness.last))

@@ -5,6 +5,9 @@ A process of its own that runs the plant, hears what the edge says, and writes e
 It is the outside from which the account is computed: it knows which readings were published, since
 it published them; which decisions appeared, since it heard them on the local broker; and which
 batches crossed into headquarters, since it listens at its server. It reads no counter of any party.
+It ties a decision to its reading by the input digest, which it computes itself from the window of
+readings that it published: so it knows not only that there was a decision, but that it was made
+from these readings.
 
 Orders come as JSON lines on standard input, ``{"do": "start" | "stop" | "mark", "what": …}``;
 standing is told as JSON lines on standard output, twice a second. It ends when its standard input
@@ -17,9 +20,11 @@ import random
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import numpy as np
 import orjson
 import typer
 
@@ -29,6 +34,8 @@ from mesh.adapters.mqtt_settings import MqttSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Publication
 from mesh.spool import batch as batches
+from nodes.edge.model import Contract
+from nodes.edge.runtime import OnnxModel
 from schemas import wire
 from schemas.errors import LinkDown, Refused
 from schemas.messages import Receipt
@@ -52,8 +59,9 @@ class Witness:
         broker: the local broker.
         tap: at headquarters' server.
         plant: where readings come from.
+        contract: what the edge's model says of itself: fields, and readings in a window.
         rate: readings a second, all pumps together.
-        rng: for traces and flaws.
+        rng: for flaws.
         log: where to write.
     """
 
@@ -62,6 +70,7 @@ class Witness:
         broker: MqttBroker,
         tap: Tap,
         plant: Plant,
+        contract: Contract,
         rate: float,
         rng: random.Random,
         log: Path,
@@ -69,6 +78,9 @@ class Witness:
         self._broker = broker
         self._tap = tap
         self._plant = plant
+        self._fields = contract.fields
+        self._window = contract.window or 1
+        self._windows: dict[str, deque[bytes]] = {}
         self._rate = rate
         self._rng = rng
         self._log = log.open("ab", buffering=1 << 16)
@@ -145,33 +157,34 @@ class Witness:
 
     async def _publish_group(self, group: list[PlantReading]) -> None:
         publications = []
-        lines = []
         for reading in group:
-            trace = f"{self._rng.getrandbits(128):032x}"
-            flaw = ""
-            if self._rng.randrange(_FLAW_EVERY) == 0:
-                flaw = self._rng.choice(FLAWS)
+            flaw = "" if self._rng.randrange(_FLAW_EVERY) else self._rng.choice(FLAWS)
             now = self._clock.now()
-            payload = self._payload(reading, trace, now.wall_ns // _MS, flaw)
+            payload = self._payload(reading, now.wall_ns // _MS, flaw)
             publications.append(Publication(reading.topic, payload))
-            self._published_ns[trace] = now.mono_ns
-            lines.append((reading, trace, flaw, now.mono_ns))
+            digest = "" if flaw else self._digest(reading)
+            if digest:
+                self._published_ns[digest] = now.mono_ns
+            self._counts["readings"] += 1
+            self._counts["flawed"] += bool(flaw)
+            self._write({"reading": reading.number, "digest": digest, "flaw": flaw}, now.mono_ns)
         try:
             await self._broker.publish(publications)
         except LinkDown:
             self._counts["unpublished"] += len(group)
-        for reading, trace, flaw, ns in lines:
-            self._counts["readings"] += 1
-            self._counts["flawed"] += bool(flaw)
-            self._write(
-                {"reading": reading.number, "topic": reading.topic, "trace": trace, "flaw": flaw},
-                ns,
-            )
+
+    def _digest(self, reading: PlantReading) -> str:
+        """What a decision on this reading must give as its input digest.
+
+        Empty while no window is full.
+        """
+        rows = self._windows.setdefault(reading.topic, deque(maxlen=self._window))
+        rows.append(np.array([reading.fields[name] for name in self._fields], np.float32).tobytes())
+        return sha256(b"".join(rows)).hexdigest()[:32] if len(rows) == self._window else ""
 
     @staticmethod
-    def _payload(reading: PlantReading, trace: str, wall_ms: int, flaw: str) -> bytes:
+    def _payload(reading: PlantReading, wall_ms: int, flaw: str) -> bytes:
         fields: dict[str, object] = {**reading.fields, "t": wall_ms, "n": reading.number}
-        fields["trace_id"] = trace
         match flaw:
             case "not JSON":
                 return b"\x00 pump " + orjson.dumps(fields)
@@ -206,8 +219,8 @@ class Witness:
                 self._state = document
 
     def _take_decision(self, decision: dict[str, Any], ns: int) -> None:
-        identity, trace = decision["identity"], decision["trace_id"]
-        published = self._published_ns.pop(trace, None)
+        identity, digest = decision["identity"], decision["input_digest"]
+        published = self._published_ns.pop(digest, None)
         latency = None if published is None else (ns - published) / _MS
         if latency is not None:
             self._latencies.append(latency)
@@ -222,7 +235,7 @@ class Witness:
                 "decision": identity["seq"],
                 "epoch": identity["epoch"],
                 "lane": identity["lane"],
-                "trace": trace,
+                "digest": digest,
                 "verdict": decision["verdict"],
                 "ms": latency,
             },
@@ -291,6 +304,7 @@ def main(
     mqtt: Annotated[str, typer.Option(help="host:port of the local broker")],
     nats: Annotated[str, typer.Option(help="URL of headquarters' server")],
     log: Annotated[Path, typer.Option(help="where to write")],
+    model: Annotated[Path, typer.Option(help="the edge's model, for fields and window")],
     rate: Annotated[float, typer.Option(help="readings a second")] = 500.0,
     seed: Annotated[int, typer.Option(help="of the plant")] = 7,
 ) -> None:
@@ -300,13 +314,14 @@ def main(
         host, _, port = mqtt.rpartition(":")
         rng = random.Random(seed)  # noqa: S311 - a plant, not a secret
         settings = MqttSettings(host, int(port), f"witness-{seed}")
+        contract = OnnxModel.load(model).contract
         pumps = ("pump-1", "pump-2")
         plant = Plant(seed=seed, pumps=pumps, rate=rate / len(pumps))
         async with (
             MqttBroker(settings, SystemClock(), rng) as broker,
             Tap(nats, "mesh.v1.>") as tap,
         ):
-            await Witness(broker, tap, plant, rate, rng, log).run()
+            await Witness(broker, tap, plant, contract, rate, rng, log).run()
 
     asyncio.run(witness())
 

@@ -1,0 +1,262 @@
+"""The receiving end of the JetStream link: port ``Intake``.
+
+It owns the streams: whoever receives makes them. Arrivals come through one durable pull consumer,
+``ingest``, which many workers may share; what is neither accepted nor refused within
+``ack_seconds`` comes again, to whichever worker asks. Acknowledgements are for messages, not for
+connections: one that was lost with a connection is made good by the next delivery, which the ledger
+knows for a duplicate.
+
+A batch crosses as one message. A part of a larger one, a message whose bytes do not have the digest
+that it states, or a subject that is none of ours is refused here, and never reaches a reader.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from mesh.adapters.jetstream import DIGEST_HEADER, OFFSET_HEADER, TOTAL_HEADER
+from mesh.adapters.jetstream_connection import Connection
+from mesh.adapters.jetstream_inbox import Message
+from mesh.adapters.jetstream_session import Session, SessionSettings
+from mesh.adapters.jetstream_streams import (
+    CONSUMER,
+    RECEIPT_PREFIX,
+    STREAM_UP,
+    ensure_stream,
+    shape_down,
+    shape_up,
+)
+from mesh.ports import Arrival, Clock, LinkState, Refusal
+from schemas.errors import LinkDown, MeshError, Refused, RefusedBecause
+from schemas.limits import BATCH_BYTES_MAX, INTAKE_BATCHES_MAX, RECEIPT_BYTES_MAX
+from schemas.messages import Receipt
+from schemas.topics import Subject
+from schemas.wire import encode
+
+__all__ = ["IntakeSettings", "JetStreamIntake"]
+
+_NANOSECONDS: Final = 1_000_000_000
+_MIB: Final = 1024 * 1024
+_REASON_CHARS_MAX: Final = 200
+_ACK: Final = b"+ACK"
+_TERM: Final = b"+TERM"
+# $JS.ACK.<stream>.<consumer>.<delivered>.… or, since 2.4 where a domain is set,
+# $JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.…
+_TOKENS_WITHOUT_DOMAIN: Final = 9
+_DELIVERED: Final = 4
+_DELIVERED_WITH_DOMAIN: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """The settings of an intake.
+
+    Args:
+        session: where it connects.
+        up_bytes_max: how much may wait in the stream before it refuses.
+        replicas: on how many servers new streams are kept.
+        ack_seconds: after how long an arrival that was neither accepted nor refused comes again.
+        ack_pending_max: how many arrivals may be out at all workers together.
+        waiting_bytes_max: how many bytes of arrivals may wait here to be taken.
+        pull_seconds: how long one request for arrivals stands at the server.
+    """
+
+    session: SessionSettings
+    up_bytes_max: int = 512 * _MIB
+    replicas: int = 1
+    ack_seconds: float = 60.0
+    ack_pending_max: int = 4 * INTAKE_BATCHES_MAX
+    waiting_bytes_max: int = 16 * _MIB
+    pull_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        assert self.waiting_bytes_max >= 2 * BATCH_BYTES_MAX, "the largest message can be asked for"
+
+
+class JetStreamIntake:
+    """The receiving end, over JetStream: ``async with JetStreamIntake(...) as intake``.
+
+    Entering does not wait for the network.
+
+    Args:
+        settings: where, and how much.
+        clock: for the time of changes.
+        rng: for the jitter of reconnections.
+    """
+
+    def __init__(self, settings: IntakeSettings, clock: Clock, rng: random.Random) -> None:
+        self._settings = settings
+        self._connection = Connection(settings.session, clock, rng, self._prepare)
+        self._refused = 0
+
+    def __repr__(self) -> str:
+        return f"<JetStreamIntake {self.state}>"
+
+    @property
+    def state(self) -> LinkState:
+        """How its connection stands now."""
+        return self._connection.state
+
+    @property
+    def refused(self) -> int:
+        """How many arrivals were refused, here or by ``refuse``."""
+        return self._refused
+
+    async def wait_changed(self, seen: LinkState) -> LinkState:
+        """Returns once the state differs from ``seen`` in ``up`` or ``connections``."""
+        return await self._connection.wait_changed(seen)
+
+    async def batches(self) -> AsyncIterator[Sequence[Arrival]]:
+        """Arrivals in groups; each comes again until it is accepted or refused. One reader."""
+        while True:
+            session = await self._connection.wait_up()
+            pulling = session.pull(
+                STREAM_UP,
+                CONSUMER,
+                count_max=INTAKE_BATCHES_MAX,
+                bytes_max=self._settings.waiting_bytes_max,
+                expires_seconds=self._settings.pull_seconds,
+            )
+            try:
+                async with aclosing(pulling) as groups:
+                    async for group in groups:
+                        arrivals = await self._arrived(session, group)
+                        if arrivals:
+                            yield arrivals
+            except LinkDown as error:
+                session.lose(str(error))
+
+    async def publish(self, receipts: Sequence[Receipt]) -> None:
+        """Makes receipts reach their nodes, and stay for those that connect later.
+
+        Raises:
+            LinkDown: some were not handed over.
+            Refused: ``too_large``: one of them, and nothing was handed over.
+        """
+        session = self._connection.session
+        written = [_written(receipt) for receipt in receipts]
+        failures: list[MeshError] = []
+
+        async def store(subject: str, data: bytes) -> None:
+            try:
+                await session.store(subject, data)
+            except MeshError as error:
+                failures.append(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for subject, data in written:
+                tasks.create_task(store(subject, data))
+        if failures:
+            raise failures[0]
+
+    async def accept(self, arrivals: Sequence[Arrival]) -> None:
+        """Lets the transport forget them; when it cannot be told, they come again."""
+        await self._tell(_ACK, [str(arrival.token) for arrival in arrivals])
+
+    async def refuse(self, arrival: Arrival, refusal: Refusal) -> None:
+        """Takes an arrival that can never be taken out of the queue, with the reason."""
+        self._refused += 1
+        await self._tell(_term(refusal.reason, refusal.detail), [str(arrival.token)])
+
+    async def __aenter__(self) -> Self:
+        await self._connection.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._connection.__aexit__(kind, error, trace)
+
+    async def _prepare(self, session: Session) -> None:
+        settings = self._settings
+        await ensure_stream(session, shape_up(settings.up_bytes_max, settings.replicas))
+        await ensure_stream(session, shape_down(settings.replicas))
+        config = {
+            "name": CONSUMER,
+            "durable_name": CONSUMER,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": int(settings.ack_seconds * _NANOSECONDS),
+            "max_ack_pending": settings.ack_pending_max,
+        }
+        await session.call(
+            f"CONSUMER.CREATE.{STREAM_UP}.{CONSUMER}",
+            {"stream_name": STREAM_UP, "config": config},
+        )
+
+    async def _arrived(self, session: Session, group: Sequence[Message]) -> list[Arrival]:
+        arrivals = []
+        for message in group:
+            try:
+                arrivals.append(_arrival(message))
+            except Refused as error:
+                self._refused += 1
+                await session.publish(message.reply, _term(error.reason, error.detail))
+        return arrivals
+
+    async def _tell(self, word: bytes, tokens: Sequence[str]) -> None:
+        try:
+            session = self._connection.session
+            for token in tokens:
+                await session.publish(token, word)
+            await session.flush()
+        except LinkDown:
+            # Those of which the server has not heard come again.
+            return
+
+
+def _arrival(message: Message) -> Arrival:
+    """The arrival that a message is.
+
+    Raises:
+        Refused: it is no whole batch.
+    """
+    subject = Subject.parse(message.subject)
+    size = len(message.data)
+    if size > BATCH_BYTES_MAX:
+        raise Refused(RefusedBecause.TOO_LARGE, f"{size} bytes; a batch has {BATCH_BYTES_MAX}")
+    stated = message.headers.get(OFFSET_HEADER), message.headers.get(TOTAL_HEADER)
+    if stated != ("0", str(size)):
+        raise Refused(
+            RefusedBecause.OUT_OF_RANGE,
+            f"a part of {size} bytes, offset and total {stated}: only whole batches are taken",
+        )
+    if message.headers.get(DIGEST_HEADER) != hashlib.sha256(message.data).hexdigest():
+        raise Refused(
+            RefusedBecause.BAD_CHECKSUM, f"{size} bytes do not have the digest they state"
+        )
+    return Arrival(
+        site=subject.site,
+        node=subject.node,
+        lane=subject.name,
+        payload=message.data,
+        redelivered=_deliveries(message.reply) > 1,
+        token=message.reply,
+    )
+
+
+def _deliveries(reply: str) -> int:
+    tokens = reply.split(".")
+    position = _DELIVERED if len(tokens) == _TOKENS_WITHOUT_DOMAIN else _DELIVERED_WITH_DOMAIN
+    return int(tokens[position])
+
+
+def _written(receipt: Receipt) -> tuple[str, bytes]:
+    subject = Subject(receipt.site, receipt.node, "down", f"{RECEIPT_PREFIX}{receipt.lane}")
+    data = encode(receipt)
+    if len(data) > RECEIPT_BYTES_MAX:
+        raise Refused(RefusedBecause.TOO_LARGE, f"{receipt}: {len(data)} bytes")
+    return str(subject), data
+
+
+def _term(reason: RefusedBecause, detail: str) -> bytes:
+    words = f"{reason}: {detail}"[:_REASON_CHARS_MAX]
+    return _TERM + b" " + " ".join(words.split()).encode()

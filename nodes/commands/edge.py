@@ -1,0 +1,215 @@
+"""``holdfast edge``: builds an edge out of its adapters, and runs it.
+
+The order of start, each step as early as it can be: the embedded broker's process and the models
+load while the spool opens; the broker connection and the links come up by themselves, and nothing
+waits for them.
+"""
+
+import asyncio
+import logging
+import random
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from mesh.adapters.jetstream import JetStreamLink, LinkSettings
+from mesh.adapters.jetstream_session import SessionSettings
+from mesh.adapters.mqtt import MqttBroker
+from mesh.adapters.mqtt_settings import MqttSettings
+from mesh.adapters.server import EmbeddedServer
+from mesh.adapters.server_settings import ServerSettings
+from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
+from mesh.spool.batch import Labels
+from mesh.spool.spool import Resources, Spool, SpoolSettings
+from mesh.transfer.delivery import DeliverySettings
+from nodes import config
+from nodes.commands.endpoints import password, registry, tls_context
+from nodes.commands.process import Ending, fail, log_to_stderr, run_role
+from nodes.edge.edge import Edge, EdgeParts, state_publication
+from nodes.edge.inference import Inference, Place
+from nodes.edge.loading import load_rules
+from nodes.edge.recorder import Recorder
+from nodes.forwarder import Forwarder
+from nodes.settings import EdgeSettings
+from schemas.errors import MeshError
+
+__all__ = ["edge"]
+
+_LOGGER: Final = logging.getLogger("holdfast.edge")
+_ID_BYTES: Final = 16
+_PAGE_BYTES: Final = resource.getpagesize()
+
+
+def edge(
+    file: Annotated[Path, typer.Option("--config", "-c", help="configuration file (TOML)")],
+) -> None:
+    """Reads sensors, decides, publishes decisions, keeps everything until headquarters has it."""
+    try:
+        log_to_stderr(config.load(file).log.level)
+
+        def settings() -> EdgeSettings:
+            return config.load(file).for_edge()
+
+        run_role(lambda ending: _run(settings(), ending), settings)
+    except* MeshError as errors:
+        fail(_first(errors))
+
+
+def _first(errors: BaseExceptionGroup[MeshError]) -> MeshError:
+    """The first error of a group of groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MeshError), "the group holds nothing else"
+    return error
+
+
+async def _run(settings: EdgeSettings, ending: Ending) -> None:
+    clock = SystemClock()
+    rng = random.Random(entropy(_ID_BYTES))  # noqa: S311 - jitter and session ids, not secrets
+    node = settings.node
+    place = Place(node.site, node.name, f"{rng.getrandbits(64):016x}")
+    recorder = Recorder(clock)
+    async with AsyncExitStack() as stack:
+        handler = recorder.log_handler()
+        logging.getLogger().addHandler(handler)
+        stack.callback(logging.getLogger().removeHandler, handler)
+        async with asyncio.TaskGroup() as starting:
+            loading = starting.create_task(asyncio.to_thread(load_rules, settings.decisions))
+            opening = starting.create_task(_open_spool(settings, recorder, stack))
+            local = starting.create_task(_local_broker(settings, rng, stack))
+        spool = opening.result()
+        stack.push_async_callback(spool.close)
+        recorder.attach(spool)
+        stack.callback(recorder.detach)
+        mqtt = _mqtt_settings(settings, place, clock, str(spool.epoch), local.result())
+        broker = await stack.enter_async_context(MqttBroker(mqtt, clock, rng))
+        inference = Inference(place, loading.result(), spool, broker, clock, recorder, rng)
+        forwarders = [
+            await _forwarder(settings, index, spool, recorder, clock, rng, stack)
+            for index in range(len(settings.uplinks))
+        ]
+        parts = EdgeParts(
+            place,
+            inference,
+            spool,
+            broker,
+            recorder,
+            clock,
+            forwarders,
+            _resident_bytes,
+            settings.health.interval_seconds,
+            node.drain_seconds,
+        )
+        _LOGGER.info(
+            "%s/%s decides %s, session %s, epoch %s, broker %s",
+            *(node.site, node.name, ", ".join(rule.name for rule in settings.decisions)),
+            *(place.session, spool.epoch, mqtt.address),
+        )
+        role = Edge(parts)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(role.run(), name="edge")
+            waiting = tasks.create_task(ending.wanted.wait(), name="signals")
+            await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if not running.done():
+                _LOGGER.info("ending: at most %.0f s to drain", node.drain_seconds)
+                await role.drain()
+
+
+async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncExitStack) -> Spool:
+    writer = stack.enter_context(ThreadPoolExecutor(1, "spool-writer"))
+    worker = stack.enter_context(ThreadPoolExecutor(1, "spool-worker"))
+    node = settings.node
+    resources = Resources(
+        SystemDisk(node.state_directory / "spool"),
+        SystemClock(),
+        writer,
+        worker,
+        entropy,
+        boot_id(),
+        machine_id() or bytes(_ID_BYTES),
+        recorder,
+    )
+    labels = Labels(node.site, node.name, node.region, node.tenant)
+    return await Spool.open(resources, SpoolSettings(labels, settings.spool.bytes_max))
+
+
+async def _local_broker(
+    settings: EdgeSettings, rng: random.Random, stack: AsyncExitStack
+) -> tuple[str, int]:
+    """Host and port of the local broker; started here where it is embedded."""
+    broker, node = settings.broker, settings.node
+    if not broker.embedded:
+        return broker.host, broker.port
+    server = await stack.enter_async_context(
+        EmbeddedServer(
+            ServerSettings(
+                f"{node.site}-{node.name}",
+                broker.data_directory or node.state_directory / "broker",
+                binary=broker.server_binary,
+                mqtt_port=broker.mqtt_port,
+                sync_always=False,
+            ),
+            rng,
+        )
+    )
+    assert server.mqtt_port is not None, "it was asked for"
+    registry(node).put("broker", {"mqtt_port": server.mqtt_port})
+    return broker.host, server.mqtt_port
+
+
+def _mqtt_settings(
+    settings: EdgeSettings, place: Place, clock: SystemClock, epoch: str, address: tuple[str, int]
+) -> MqttSettings:
+    broker = settings.broker
+    now = clock.now()
+    return MqttSettings(
+        *address,
+        broker.client_id or f"holdfast-{place.site}-{place.node}",
+        broker.username,
+        password(broker) or None,
+        tls_context(broker),
+        broker.keepalive_seconds,
+        broker.protocol,
+        will=state_publication(place, now, online=False, epoch=epoch),
+        birth=state_publication(place, now, online=True, epoch=epoch),
+        session_seconds=broker.session_seconds,
+    )
+
+
+async def _forwarder(
+    settings: EdgeSettings,
+    index: int,
+    spool: Spool,
+    recorder: Recorder,
+    clock: SystemClock,
+    rng: random.Random,
+    stack: AsyncExitStack,
+) -> Forwarder:
+    uplink, node = settings.uplinks[index], settings.node
+    assert uplink.url is not None, "the configuration was checked"
+    session = SessionSettings(
+        uplink.name,
+        (uplink.url,),
+        uplink.username or "",
+        password(uplink),
+        tls_context(uplink),
+        reconnect_seconds_max=uplink.reconnect_seconds_max,
+    )
+    link = await stack.enter_async_context(
+        JetStreamLink(LinkSettings(session, node.site, node.name), clock, rng)
+    )
+    return Forwarder(node.site, node.name, spool, link, DeliverySettings(), recorder)
+
+
+def _resident_bytes() -> int | None:
+    try:
+        pages = Path("/proc/self/statm").read_text("ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * _PAGE_BYTES

@@ -1,0 +1,25 @@
+"""``python -m tests.bench NAME [--json]``.
+
+Benches, each against its floor, in one run on one machine.
+
+Absolute figures do not travel; ratios do, roughly. Each bench says what it measured, with which
+load, and whether the measured process was saturated.
+"""
+
+import typer
+
+from tests.bench import decide, start
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _bench() -> None:
+    """Benches against floors."""
+
+
+app.command("decide")(decide.main)
+app.command("start")(start.main)
+
+if __name__ == "__main__":
+    app(prog_name="python -m tests.bench")

@@ -1,0 +1,52 @@
+"""The lines of the README: a sensor and an actuator that are mosquitto's own programs."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import mosquitto
+from tests.integration.test_bad_start import configuration
+from tests.processes import holdfast
+
+pytestmark = pytest.mark.integration
+
+READING = (
+    '{"accelerometer_1_rms": 0.21, "accelerometer_2_rms": 0.27, "current": 2.2, "pressure": 0.4,'
+    ' "temperature": 75.0, "thermocouple": 26.8, "voltage": 230.0, "flow_rate": 122.0}'
+)
+WINDOW = 10
+
+
+def test_a_reading_by_mosquitto_pub_brings_a_decision_to_mosquitto_sub(tmp_path: Path) -> None:
+    """With mosquitto as the local broker a tenth reading brings the first decision."""
+    if shutil.which("mosquitto_pub") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("mosquitto_pub is not installed")
+        pytest.skip("mosquitto_pub is not installed")
+    with mosquitto(tmp_path / "broker") as broker:
+        path = configuration(tmp_path, broker=f'url = "mqtt://127.0.0.1:{broker.port}"')
+        where = ("-h", "127.0.0.1", "-p", str(broker.port))
+        with holdfast(tmp_path / "edge.log", "edge", "--config", str(path)):
+            state = "mesh/v1/test/edge-1/state/+"
+            command = ["mosquitto_sub", *where, "-t", state, "-C", "1", "-W", "20"]
+            online = subprocess.run(command, capture_output=True, check=True)
+            assert json.loads(online.stdout)["online"] is True
+            actuator = subprocess.Popen(
+                ["mosquitto_sub", *where, "-t", "mesh/v1/+/+/decision/+", "-C", "1", "-W", "20"],
+                stdout=subprocess.PIPE,
+            )
+            sensor = ["mosquitto_pub", *where, "-t", "plant/pump-1/telemetry", "-m", READING]
+            # Until both ends are subscribed readings and decisions pass unheard, as QoS 0 does.
+            for _ in range(20 * WINDOW):
+                subprocess.run(sensor, check=True)
+                if actuator.poll() is not None:
+                    break
+            said, _ = actuator.communicate(timeout=20)
+    decision = json.loads(said)
+    assert decision["topic"] == "plant/pump-1/telemetry"
+    assert decision["identity"]["lane"] == "decisions"
+    assert decision["valid_until"] == decision["decided_at"] + decision["valid_for_ms"]

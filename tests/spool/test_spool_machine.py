@@ -1,0 +1,189 @@
+"""The spool against a plain list, in any order of what can happen to it, crashes included."""
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from mesh.spool.spool import Spool
+from schemas.errors import DiskFailed, Overloaded
+from schemas.messages import Explained, Lane
+from schemas.ranges import Ranges
+from simulator.clock import VirtualLoop
+from simulator.disk import SimDisk
+from tests.spool.world import SMALL, Said, audit, explained_of, resources
+
+T = TypeVar("T")
+LANES = st.sampled_from([Lane.ALARMS, Lane.EVENTS, Lane.LOGS])
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """A spool, its disk, and what was said."""
+
+    appended = Bundle("appended")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = SimDisk()
+        self.said = Said()
+        self.texts = 0
+        self.life = 0
+        self.runner: asyncio.Runner | None = None
+
+    @initialize(seed=st.integers(0, 2**32), block_bytes=st.sampled_from([512, 4096]))
+    def begin(self, seed: int, block_bytes: int) -> None:
+        """A new store."""
+        self.generator = random.Random(seed)
+        self.block_bytes = block_bytes
+        self._open()
+
+    def _open(self, journal_bytes_max: int = 4096) -> None:
+        self.life += 1
+        self.runner = asyncio.Runner(loop_factory=VirtualLoop)
+        chosen = replace(SMALL, journal_bytes_max=journal_bytes_max, bytes_max=40_000)
+
+        async def start() -> Spool:
+            return await Spool.open(resources(self.disk, self.life), chosen)
+
+        self.spool = self._do(start())
+        self.chores = self.runner.get_loop().create_task(self.spool.maintain())
+        self._do(self._audit())
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        assert self.runner is not None, "a life has begun"
+        return self.runner.run(work)
+
+    async def _audit(self) -> None:
+        self.said.note(self.spool)
+        await audit(self.spool, self.said)
+
+    @rule(target=appended, lane=LANES, count=st.integers(1, 5), size=st.sampled_from([1, 300, 3000]))
+    def append(self, lane: Lane, count: int, size: int) -> object:
+        """Appends and waits."""
+        texts = [f"{self.texts + i}:{'x' * size}" for i in range(count)]
+        self.texts += count
+        try:
+            self._do(self.said.append(self.spool, lane, texts))
+        except (Overloaded, DiskFailed):
+            return multiple()
+        return (lane, self.spool.next_seq(lane))
+
+    @rule(lane=LANES)
+    def append_and_leave(self, lane: Lane) -> None:
+        """Appends and does not wait: a crash may come first."""
+        self.texts += 1
+        from tests.spool.world import record  # noqa: PLC0415 - not a name of the machine
+
+        data = record(f"{self.texts}")
+
+        async def leave() -> None:
+            try:
+                appended = self.spool.append(lane, [data], awaited=False)
+            except (Overloaded, DiskFailed):
+                return
+            assert appended.first not in self.said.produced.setdefault(lane, {}), "never twice"
+            self.said.produced[lane][appended.first] = data
+            self.said.note(self.spool)
+
+        self._do(leave())
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 1.0, 20.0]))
+    def wait(self, seconds: float) -> None:
+        """Chores get their turn."""
+        self._do(asyncio.sleep(seconds))
+
+    @rule(which=appended, below=st.booleans())
+    def release(self, which: tuple[Lane, int], below: bool) -> None:  # noqa: FBT001 - drawn
+        """A receipt: all below a number, or the one before it alone."""
+        lane, stop = which
+        numbers = Ranges(((0 if below else stop - 1, stop),))
+
+        async def give() -> None:
+            self.said.release(self.spool, lane, numbers)
+
+        self._do(give())
+
+    @rule(operation=st.sampled_from(["sync", "write", "create", "sync_directory"]), times=st.integers(1, 3))
+    def fail(self, operation: str, times: int) -> None:
+        """The disk will fail."""
+        self.disk.faults.fail(operation, times=times)  # type: ignore[arg-type]
+
+    @rule(times=st.integers(0, 40), whole=st.booleans())
+    def crash(self, times: int, whole: bool) -> None:  # noqa: FBT001 - drawn
+        """The power goes after some more changes, or now; then the spool is opened again."""
+        if not whole:
+            self.disk.faults.cut_power(times)
+            self._stop(asyncio.sleep(1.0))
+        image = self.disk.crash(self.generator, block_bytes=self.block_bytes)
+        self._stop(asyncio.sleep(0))
+        self.disk = image
+        self._open()
+
+    def _stop(self, work: Coroutine[Any, Any, None]) -> None:
+        """Lets the old life run into the wall; whatever it raises is no concern of the new one."""
+        runner, self.runner = self.runner, None
+        if runner is None:
+            work.close()
+            return
+        self.chores.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            runner.run(work)
+        finally:
+            runner.get_loop().set_exception_handler(lambda *_: None)
+            runner.close()
+
+    @rule(journal_bytes_max=st.sampled_from([1, 4096, 1 << 20]))
+    def close_and_open(self, journal_bytes_max: int) -> None:
+        """In order: nothing becomes void, unless the disk failed."""
+        before = {lane: explained_of(self.spool, lane).get(Explained.VOID) for lane in Lane}
+        clean = not self.disk.faults._planted and not self.spool.degraded
+
+        async def end() -> None:
+            self.chores.cancel()
+            await asyncio.wait([self.chores])
+            await self.spool.close()
+
+        self._do(end())
+        self._stop(asyncio.sleep(0))
+        self.disk.faults._planted.clear()
+        self._open(journal_bytes_max)
+        if clean:
+            after = {lane: explained_of(self.spool, lane).get(Explained.VOID) for lane in Lane}
+            assert after == before, "a clean close leaves nothing void"
+
+    @precondition(lambda self: self.runner is not None)
+    @invariant()
+    def accounted(self) -> None:
+        """The equation holds at rest."""
+        self._do(self._settle())
+
+    async def _settle(self) -> None:
+        if not self.disk.faults._planted and not self.spool.degraded:
+            await self.spool.commit()
+            await self._audit()
+
+    def teardown(self) -> None:
+        """The last life ends."""
+        self._stop(asyncio.sleep(0))
+
+
+TestSpoolMachine = SpoolMachine.TestCase
+TestSpoolMachine.settings = settings(
+    max_examples=1500,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
