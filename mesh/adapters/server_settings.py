@@ -123,7 +123,8 @@ def render(settings: ServerSettings, client_port: int, mqtt_port: int | None) ->
             "}",
         ]
     if mqtt_port is not None:
-        lines += ["mqtt {", f"  host: {host}", f"  port: {mqtt_port}", "}"]
+        # By default a QoS 1 message that was not acknowledged comes again only after 30 s.
+        lines += ["mqtt {", f"  host: {host}", f"  port: {mqtt_port}", "  ack_wait: 5s", "}"]
     return "\n".join(lines) + "\n"
 
 

@@ -109,8 +109,7 @@ class Decoder:
             flat = values
             replays: Sequence[bool] = (False,) * len(values)
         else:
-            if set(map(type, values)) != {dict}:
-                raise _DoubtError
+            # What is no object does not let itself be looked into: a TypeError.
             flat = list(chain.from_iterable(map(self._pick, values)))
             replays = [value.get(REPLAY_KEY, False) for value in values]
             if not _BOOLEAN.issuperset(map(type, replays)):

@@ -7,6 +7,9 @@ fallback decision, and none more until it is fresh again; its window begins anew
 window ever holds readings from both sides of a silence. Topics that a rule names without wildcards
 are sources from the beginning: a sensor that is dead when the node starts is missed, too.
 
+Staleness is judged by the wall clock as it stands. A board that boots in 1970 sees readings from
+the future, which are not stale; a clock that is ahead makes everything stale, and the node says so.
+
 Readings that are marked as replayed have windows of their own, are never stale, and keep no source
 from falling silent.
 """
@@ -179,7 +182,7 @@ class RuleAtWork:
             )
         kept = self._kept(deliveries, rows) if self.rule.keep_readings else []
         stale_after_ms = self.rule.limits.stale_after_ms
-        if times and stale_after_ms is not None and now.trusted:
+        if times and stale_after_ms is not None:
             now_ms = now.wall_ns / _MS
             if is_stale(min(times), now_ms, stale_after_ms):
                 stale = [is_stale(time, now_ms, stale_after_ms) for time in times]

@@ -1,15 +1,18 @@
 """An edge that records everything, beside a bare paho echo on the same broker, in one run.
 
-Load comes from ``mosquitto_pub -l`` and goes to ``mosquitto_sub -C``, both C programs; neither
-process measured is Python's load generator. The measured process must be saturated: CPU seconds
-over wall seconds between the first and the last message at least 0.95; ``saturated`` says whether
-it was, and a ratio of processes that were not is worth nothing. Latency is measured apart, at 2,000
-readings a second, by a prober that stamps each reading and hears what comes back.
+Load comes from ``mosquitto_pub -l`` and goes to ``mosquitto_sub -C``, both C programs. The broker
+is filled while the measured process stands still; then it runs, with the broker and the sink as its
+only neighbours. It must be saturated: its CPU seconds over wall seconds until the last message came
+back at least 0.95. ``saturated`` says whether both were; a ratio of processes that were not is
+worth nothing. Latency is measured apart, at 2,000 readings a second, by a prober that stamps each
+reading and hears what comes back.
 
 At the end the edge is given a headquarters, drains, and the rows of the archive are compared with
 the decisions heard.
 """
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -87,7 +90,11 @@ def main(
     outcomes = {}
     for qos in (0, 1):
         count = messages if qos == 0 else messages // 3
-        with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        # A broker says at its end what its log says; standard output is for the outcome.
+        with (
+            tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder,
+            contextlib.redirect_stdout(sys.stderr),
+        ):
             outcomes[f"qos{qos}"] = asdict(_measure(Path(folder), qos, count, rounds, broker))
     if json:
         sys.stdout.buffer.write(orjson.dumps(outcomes, option=orjson.OPT_INDENT_2) + b"\n")
@@ -105,14 +112,14 @@ def _measure(root: Path, qos: int, count: int, rounds: int, kind: str) -> Outcom
     model.write(root / "bench.onnx")
     with _broker(kind, root) as running:
         port = running.port
-        with _echo(root, port, qos) as pid:
+        with _echo(root, port, qos) as (pid, _):
             echo = [_flood(port, pid, payloads, count, qos, _ECHOED) for _ in range(rounds)]
             echo_ms = _latencies(port, qos, _ECHOED)
-        with _edge(root, port, qos, uplink=None) as pid:
+        with _edge(root, port, qos, uplink=None) as (pid, warmed):
             decide = [_flood(port, pid, payloads, count, qos, _DECIDED) for _ in range(rounds)]
             decide_ms = _latencies(port, qos, _DECIDED)
         archived = _drain(root, port, qos)
-    decisions = count * rounds + len(decide_ms)
+    decisions = warmed + count * rounds + len(decide_ms)
     saturation = [min(flood.saturation for flood in floods) for floods in (echo, decide)]
     rate = [median(flood.per_s for flood in floods) for floods in (echo, decide)]
     cpu = [median(flood.us_cpu for flood in floods) for floods in (echo, decide)]
@@ -150,21 +157,21 @@ def _broker(kind: str, root: Path) -> Iterator[RunningBroker]:
         with mosquitto(root, options=options) as running:
             yield running
     else:
-        with nats_mqtt(root, options="max_pending: 2GB\n") as running:
+        options = 'max_pending: 2GB\nwrite_deadline: "300s"\n'
+        with nats_mqtt(root, mqtt="ack_wait: 300s", options=options) as running:
             yield running
 
 
 @contextmanager
-def _echo(root: Path, port: int, qos: int) -> Iterator[int]:
+def _echo(root: Path, port: int, qos: int) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-m", "tests.bench.echo", "--port", str(port), "--qos", str(qos)]
     command += ["--source", _SOURCE, "--target", _ECHOED]
     with _process(command, root / "echo.log") as process:
-        _answered(port, _ECHOED)
-        yield process.pid
+        yield process.pid, _answered(port, _ECHOED)
 
 
 @contextmanager
-def _edge(root: Path, port: int, qos: int, uplink: int | None) -> Iterator[int]:
+def _edge(root: Path, port: int, qos: int, uplink: int | None) -> Iterator[tuple[int, int]]:
     config = root / "edge.toml"
     uplinks = f'[[uplinks]]\nname = "up"\nurl = "nats://127.0.0.1:{uplink}"\n' if uplink else ""
     config.write_text(
@@ -194,9 +201,7 @@ margin = [-100.0, 100.0]
     )
     command = [sys.executable, "-m", "nodes", "edge", "--config", str(config)]
     with _process(command, root / "edge.log") as process:
-        if uplink is None:
-            _answered(port, _DECIDED)
-        yield process.pid
+        yield process.pid, 0 if uplink else _answered(port, _DECIDED)
 
 
 @contextmanager
@@ -220,11 +225,17 @@ def _payload() -> bytes:
     return orjson.dumps(dict.fromkeys(model.FIELDS, 0.5))
 
 
-def _answered(port: int, target: str) -> None:
-    """Returns once a reading is answered: both ends are subscribed, and warm."""
+def _answered(port: int, target: str) -> int:
+    """Returns once a reading is answered: both ends are subscribed, and warm; and how many were."""
     heard = threading.Event()
+    count = itertools.count()
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="ready")
-    client.on_message = lambda *_: heard.set()
+
+    def hear(*_: object) -> None:
+        next(count)
+        heard.set()
+
+    client.on_message = hear
     client.connect("127.0.0.1", port)
     client.subscribe(target, 0)
     client.loop_start()
@@ -232,27 +243,36 @@ def _answered(port: int, target: str) -> None:
     while not heard.wait(0.2):
         assert time.monotonic() < deadline, f"nothing answers on {target}"
         client.publish(_SOURCE, _payload(), 0)
-    time.sleep(1.0)  # lets the answers to all of them pass, before anything is counted
+    time.sleep(1.0)  # lets the answers to all of them pass, before anything is timed
     client.disconnect()
     client.loop_stop()
+    return next(count)
 
 
 def _flood(port: int, pid: int, payloads: Path, count: int, qos: int, target: str) -> _Flood:
-    """Sends all payloads as fast as the generator can, and times until the last one came back."""
+    """Lets the broker fill with all payloads, then times the measured process until the last came back.
+
+    It stands still (SIGSTOP) while the generator works, so that the two do not share the machine,
+    and always has more to do.
+    """
     where = ["-h", "127.0.0.1", "-p", str(port), "-V", "311", "-q", str(qos)]
     sink = subprocess.Popen(
         ["mosquitto_sub", *where, "-t", target, "-C", str(count), "-N"], stdout=subprocess.DEVNULL
     )
     time.sleep(0.5)  # subscribed
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with payloads.open("rb") as lines:
+            source = ["mosquitto_pub", *where, "-t", _SOURCE, "-l"]
+            subprocess.run(source, stdin=lines, check=True, timeout=300)
+        time.sleep(0.3)  # the broker has taken the last of it
+    finally:
+        os.kill(pid, signal.SIGCONT)
     before, started = _cpu(pid), time.monotonic()
-    with payloads.open("rb") as lines:
-        source = subprocess.Popen(["mosquitto_pub", *where, "-t", _SOURCE, "-l"], stdin=lines)
-        try:
-            sink.wait(300)
-        finally:
-            sink.kill()
-            source.kill()
-            source.wait()
+    try:
+        sink.wait(300)
+    finally:
+        sink.kill()
     wall, cpu = time.monotonic() - started, _cpu(pid) - before
     return _Flood(count / wall, cpu / count * 1e6, cpu / wall)
 
@@ -320,10 +340,11 @@ def _archived(root: Path) -> int:
     files = [str(path) for path in (root / "archive" / "archive").rglob("*.parquet")]
     if not files:
         return 0
-    rows = duckdb.sql(
-        f"SELECT count(DISTINCT (epoch, seq)), count(*) FROM read_parquet({files}) "
-        "WHERE lane = 'decisions'"
-    ).fetchone()
-    assert rows is not None
-    assert rows[0] == rows[1], f"{rows[1] - rows[0]} rows too many"
-    return int(rows[0])
+    with duckdb.connect(":memory:") as database:
+        ((distinct, rows),) = database.execute(
+            "SELECT count(DISTINCT (epoch, seq)), count(*) FROM read_parquet(?) "
+            "WHERE lane = 'decisions'",
+            [files],
+        ).fetchall()
+    assert distinct == rows, f"{rows - distinct} rows too many"
+    return int(rows)

@@ -1,6 +1,7 @@
 """From process start to first decision, with no network and a backlog of a million records."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         root = Path(folder)
         asyncio.run(make_backlog(root / "edge" / "spool", records))
-        with nats_mqtt(root) as broker:
+        with contextlib.redirect_stdout(sys.stderr), nats_mqtt(root) as broker:
             seconds = sorted(first_decision_seconds(root, broker.port) for _ in range(rounds))
     outcome = {
         "records": records,

@@ -70,7 +70,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.said.note(self.spool)
         await audit(self.spool, self.said)
 
-    @rule(target=appended, lane=LANES, count=st.integers(1, 5), size=st.sampled_from([1, 300, 3000]))
+    @rule(
+        target=appended, lane=LANES, count=st.integers(1, 5), size=st.sampled_from([1, 300, 3000])
+    )
     def append(self, lane: Lane, count: int, size: int) -> object:
         """Appends and waits."""
         texts = [f"{self.texts + i}:{'x' * size}" for i in range(count)]
@@ -116,7 +118,10 @@ class SpoolMachine(RuleBasedStateMachine):
 
         self._do(give())
 
-    @rule(operation=st.sampled_from(["sync", "write", "create", "sync_directory"]), times=st.integers(1, 3))
+    @rule(
+        operation=st.sampled_from(["sync", "write", "create", "sync_directory"]),
+        times=st.integers(1, 3),
+    )
     def fail(self, operation: str, times: int) -> None:
         """The disk will fail."""
         self.disk.faults.fail(operation, times=times)  # type: ignore[arg-type]
@@ -182,7 +187,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
 TestSpoolMachine = SpoolMachine.TestCase
 TestSpoolMachine.settings = settings(
-    max_examples=1500,
+    max_examples=400,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

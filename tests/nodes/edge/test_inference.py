@@ -5,6 +5,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -266,13 +267,14 @@ def test_stale_readings_are_not_decided_on() -> None:
     run(story)
 
 
-def test_staleness_is_not_judged_by_a_clock_that_nobody_trusts() -> None:
+def test_a_clock_that_is_behind_makes_nothing_stale() -> None:
     """A board that boots in 1970 decides."""
 
     async def story() -> None:
         world = World(time_field="t", stale_after_ms=1000)
-        world.clock.trusted = False
-        await world.decide({"a": 1, "b": 2, "t": 5})
+        now = world.clock.wall_ms
+        world.clock.wall_ns, world.clock.trusted = 5_000_000_000, False
+        await world.decide({"a": 1, "b": 2, "t": now})
         assert world.decisions[0].verdict == "normal"
 
     run(story)
@@ -466,6 +468,67 @@ def test_latency_is_from_received_to_published() -> None:
         await world.inference.decide([delivery])
         assert world.inference.take_latencies() == [3_000_000]
         assert world.inference.take_latencies() == []
+
+    run(story)
+
+
+def test_two_rules_may_read_one_topic() -> None:
+    """Each has its own windows and books, and all decisions of a group are numbered together."""
+
+    async def story() -> None:
+        world = World()
+        slow, fast = FakeModel(window=2), FakeModel()
+        rules = [
+            (
+                Rule.of(
+                    DecisionSection(name=name, topics=topics, model=Path("m"), qos=qos),
+                    model.contract,
+                ),
+                model,
+            )
+            for name, topics, qos, model in (
+                ("slow", ("plant/#",), 0, slow),
+                ("fast", ("plant/#", "other"), 1, fast),
+            )
+        ]
+        world.inference = Inference(
+            Place("plant", "edge-1", "0" * 16),
+            rules,
+            world.spool,
+            world.broker,
+            world.clock,
+            world.kept,
+            Random(1),
+        )
+        assert world.inference.filters == {"plant/#": 1, "other": 1}
+        await world.decide(*[None] * 3)
+        assert [decision.origin.name for decision in world.decisions] == [
+            "slow",
+            "slow",
+            "fast",
+            "fast",
+            "fast",
+        ]
+        assert [publication.topic.rsplit("/", 1)[1] for publication in world.broker.published] == [
+            decision.origin.name for decision in world.decisions
+        ]
+        assert len(world.spool.appends) == 1
+        account = world.inference.account()
+        assert (account.received, account.used) == (6, 6)
+        await world.decide(None, topic="elsewhere")
+        assert world.inference.account().shed == {"no_rule": 1}
+
+    run(story)
+
+
+def test_large_groups_go_through_whole_and_in_order() -> None:
+    """More than a piece: every reading has its decision, numbered in order of arrival."""
+
+    async def story() -> None:
+        world = World()
+        await world.decide(*[{"a": number, "b": 0} for number in range(1000)])
+        assert [decision.values[0] for decision in world.decisions] == list(range(1000))
+        assert [told["identity"]["seq"] for told in world.told] == list(range(1000))
 
     run(story)
 
