@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import orjson
 
-from schemas.messages import Decision, Epoch, Identity, NodeState, Origin, Record
+from schemas.messages import Decision, Epoch, Identity, Lane, NodeState, Origin, Record
 from schemas.ranges import Ranges
 
 __all__ = ["decision_json", "record_json", "state_json", "to_json"]
@@ -31,19 +31,12 @@ def decision_json(site: str, identity: Identity, decision: Decision) -> bytes:
         decision: the record.
     """
     wall_ms = decision.wall_ns // _MS
-    origin = decision.origin
-    return orjson.dumps(
+    before, after = _constant(site, identity.node, identity.epoch, identity.lane, decision.origin)
+    varying = orjson.dumps(
         {
-            "identity": {
-                "node": identity.node,
-                "epoch": str(identity.epoch),
-                "lane": identity.lane,
-                "seq": identity.seq,
-            },
-            **_shared(site, origin),
             "verdict": decision.verdict,
             "confidence": decision.confidence,
-            "values": dict(zip(origin.labels, decision.values, strict=False)),
+            "values": dict(zip(decision.origin.labels, decision.values, strict=False)),
             "reasons": decision.reasons,
             "inputs": decision.inputs,
             "input_digest": decision.input_digest.hex(),
@@ -55,22 +48,30 @@ def decision_json(site: str, identity: Identity, decision: Decision) -> bytes:
             "trace_id": decision.trace.hex(),
         }
     )
+    return b"%b%d%b%b" % (before, identity.seq, after, varying[1:])
 
 
 @lru_cache(maxsize=4096)
-def _shared(site: str, origin: Origin) -> Mapping[str, object]:
-    return {
-        "site": site,
-        "name": origin.name,
-        "topic": origin.topic,
-        "model": {
-            "name": origin.model_name,
-            "version": origin.model_version,
-            "digest": origin.model_digest.hex(),
-        },
-        "policy_digest": origin.policy_digest.hex(),
-        "session": origin.session,
-    }
+def _constant(
+    site: str, node: str, epoch: Epoch, lane: Lane, origin: Origin
+) -> tuple[bytes, bytes]:
+    """What all decisions of one source and epoch say alike: before their number, and after it."""
+    identity = orjson.dumps({"node": node, "epoch": str(epoch), "lane": lane})
+    shared = orjson.dumps(
+        {
+            "site": site,
+            "name": origin.name,
+            "topic": origin.topic,
+            "model": {
+                "name": origin.model_name,
+                "version": origin.model_version,
+                "digest": origin.model_digest.hex(),
+            },
+            "policy_digest": origin.policy_digest.hex(),
+            "session": origin.session,
+        }
+    )
+    return b'{"identity":%b,"seq":' % identity[:-1], b"},%b," % shared[1:-1]
 
 
 def state_json(state: NodeState) -> bytes:

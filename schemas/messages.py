@@ -172,6 +172,10 @@ class Origin:
     session: str
     labels: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        # Equal origins agree in these; hashing all of it would cost each decision a microsecond.
+        return hash((self.name, self.topic, self.session))
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

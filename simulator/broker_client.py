@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from mesh.adapters.inbound import InboundQueue
-from mesh.adapters.mqtt_window import Window
+from mesh.adapters.mqtt.window import Window
 from mesh.adapters.waiting import WaitingLine, leave
 from mesh.ports import BrokerState, Clock, Delivery, Publication
 from schemas.errors import LinkDown, Refused, RefusedBecause

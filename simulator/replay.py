@@ -22,7 +22,7 @@ from schemas.errors import LinkDown, MeshError, Refused
 from schemas.topics import check_topic
 
 if TYPE_CHECKING:
-    from mesh.adapters.mqtt import MqttBroker
+    from mesh.adapters.mqtt.broker import MqttBroker
 
 __all__ = ["Row", "Table", "replay"]
 
@@ -197,8 +197,8 @@ def replay(
 async def _publish(
     table: Table, topic: str, broker: str, rate: float | None, *, fast: bool, as_live: bool
 ) -> int:
-    from mesh.adapters.mqtt import MqttBroker  # noqa: PLC0415 - only when it runs
-    from mesh.adapters.mqtt_settings import MqttSettings  # noqa: PLC0415
+    from mesh.adapters.mqtt.broker import MqttBroker  # noqa: PLC0415 - only when it runs
+    from mesh.adapters.mqtt.settings import MqttSettings  # noqa: PLC0415
     from mesh.adapters.system import SystemClock, entropy  # noqa: PLC0415
     from mesh.ports import Publication  # noqa: PLC0415
 

@@ -3,7 +3,8 @@
 Each slot is ``magic "HFcu", u32 bytes, u32 CRC-32`` and a ``Cursor`` in canonical bytes; the second
 slot begins in the middle of the file. Writes take turns, so a torn write spoils the slot that was
 already out of date, and of two readable slots the one with the higher generation holds. The cursor
-is durable before anything that it releases is unlinked. Losing it loses nothing: what is still
+is durable before anything that it releases is unlinked; what is read on opening may stand in the
+page cache only, so it is written once more before it is acted upon. Losing it loses nothing: what is still
 there is sent again, and the receiver takes it once.
 """
 
@@ -18,7 +19,7 @@ from schemas.limits import CURSOR_BYTES_MAX, RANGES_MAX
 from schemas.ranges import Ranges
 from schemas.stored import Cursor
 
-__all__ = ["PATH", "bounded", "load", "store"]
+__all__ = ["PATH", "bounded", "load", "prepare", "store"]
 
 PATH: Final = "cursor"
 _MAGIC: Final = b"HFcu"
@@ -47,8 +48,18 @@ def _read_slot(file: DiskFile, slot: int) -> bytes:
         return b""
 
 
+def prepare(disk: Disk) -> None:
+    """Makes the file, empty, where there is none; the caller syncs its folder.
+
+    Raises:
+        DiskFailed: it cannot be made.
+    """
+    if PATH not in disk.list(""):
+        disk.open(PATH, "create").close()
+
+
 def store(disk: Disk, cursor: Cursor) -> None:
-    """Writes a cursor over the older slot; durable on return.
+    """Writes a cursor over the older slot of the file that was prepared; durable on return.
 
     Raises:
         DiskFailed: the newer slot still stands.
@@ -57,16 +68,17 @@ def store(disk: Disk, cursor: Cursor) -> None:
     assert _HEAD.size + len(body) <= _SLOT_BYTES, "bounded() bounds it"
     data = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
     try:
-        file, new = disk.open(PATH, "update"), False
+        file = disk.open(PATH, "update")
     except FileNotFoundError:
-        file, new = disk.open(PATH, "create"), True
+        # Somebody has removed it.
+        prepare(disk)
+        disk.sync_directory("")
+        file = disk.open(PATH, "update")
     try:
         file.write(data, cursor.generation % 2 * _SLOT_BYTES)
         file.sync()
     finally:
         file.close()
-    if new:
-        disk.sync_directory("")
 
 
 def bounded(ranges: Ranges) -> Ranges:

@@ -12,9 +12,10 @@ header of a broken frame, and ``reserved`` the numbers that could have been hand
   handed out. Where bytes without a whole header were damaged, those numbers may have been
   acknowledged, so they are called ``damaged``;
 - after a clean close nothing is void: the journal's last frame says with which number to go on;
-- where the newest journal has lost its head, or something is known beyond what it reserved, what
-  was reserved last is not known: numbering goes on 2**32 higher, beyond all that can have been
-  handed out, and what lies between is ``damaged``.
+- where the newest journal has lost its head, or a lane is known beyond what was reserved for it,
+  what was reserved last is not known: each lane goes on 2**32 higher, beyond all that can have been
+  handed out, and what lies between is ``damaged``. Where nothing is known at all, not even that
+  helps: the spool begins a new life.
 
 Broken bytes may have held the control frame that reserved last. Each such frame takes at least a
 header, and raises the reservation by at most ``NUMBERS_RESERVED``: so much is skipped for each that
@@ -38,7 +39,7 @@ from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from schemas.stored import LaneMark, Numbers
 
-__all__ = ["LaneFound", "judge"]
+__all__ = ["LaneFound", "judge", "knows_nothing"]
 
 _JUMP = 2**32
 _UNUSED = Numbers(LaneMark(0, CHAIN_START), 0)
@@ -71,51 +72,108 @@ class LaneFound:
     spoiled: tuple[Sealed, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What the files say of one lane."""
+
+    lane: Lane
+    numbers: Numbers
+    stated: Ranges
+    fresh: tuple[Located, ...]
+    sealed: Sequence[Sealed]
+    released: Ranges
+    known: Ranges
+    closed: int | None
+    reserved: int
+
+
 def judge(
-    lane: Lane, journals: Sequence[JournalContent], sealed: Sequence[Sealed], released: Ranges
-) -> LaneFound:
-    """Where a lane stands.
+    journals: Sequence[JournalContent],
+    shelves: Mapping[Lane, Sequence[Sealed]],
+    released: Mapping[Lane, Ranges],
+) -> dict[Lane, LaneFound]:
+    """Where each lane stands.
 
     Args:
-        lane: which one.
         journals: all that there are, oldest first.
-        sealed: what is on its shelf, sorted.
-        released: what the cursor says.
+        shelves: what is on each lane's shelf, sorted.
+        released: what the cursor says of each lane.
     """
+    newest = _newest(journals)
+    lanes = [_gather(lane, journals, newest, shelves[lane], released[lane]) for lane in shelves]
+    leap = _head_lost(journals, lanes)
+    return {evidence.lane: _conclude(evidence, journals, newest, leap=leap) for evidence in lanes}
+
+
+def knows_nothing(
+    journals: Sequence[JournalContent],
+    shelves: Mapping[Lane, Sequence[Sealed]],
+    released: Mapping[Lane, Ranges],
+) -> bool:
+    """Whether no file tells of a single number, nor that none was ever handed out."""
+    known = any(shelves.values()) or any(released.values()) or any(map(_has_frames, journals))
+    return not known and _newest(journals) is None
+
+
+def _newest(journals: Sequence[JournalContent]) -> JournalContent | None:
     begun = [journal for journal in journals if journal.header is not None]
-    newest = begun[-1] if begun else None
+    return begun[-1] if begun else None
+
+
+def _gather(
+    lane: Lane,
+    journals: Sequence[JournalContent],
+    newest: JournalContent | None,
+    sealed: Sequence[Sealed],
+    released: Ranges,
+) -> _Evidence:
     header = newest.header if newest else None
     numbers = header.lanes.get(lane, _UNUSED) if header else _UNUSED
     stated = all_of(numbers.explained)
     shelf = Ranges.of([(item.first, item.stop) for item in sealed])
     fresh = _fresh(lane, journals, shelf | stated)
     known = shelf | released | stated | Ranges.of(_spans(fresh))
+    closed = newest.closed.lanes.get(lane) if newest and newest.closed else None
+    reserved = _reserved(lane, newest, numbers) if closed is None else closed
+    return _Evidence(lane, numbers, stated, fresh, sealed, released, known, closed, reserved)
+
+
+def _conclude(
+    evidence: _Evidence,
+    journals: Sequence[JournalContent],
+    newest: JournalContent | None,
+    *,
+    leap: bool,
+) -> LaneFound:
+    lane, numbers, known, released = (
+        evidence.lane,
+        evidence.numbers,
+        evidence.known,
+        evidence.released,
+    )
     end = max(numbers.mark.next_seq, known.end, _broken_end(lane, journals))
     explained = dict(numbers.explained)
     newly: dict[str, Ranges] = {}
     _explain(explained, newly, Explained.DAMAGED, known.gaps(0, end))
-    closed = newest.closed.lanes.get(lane) if newest and newest.closed else None
-    reserved = _reserved(lane, newest, numbers) if closed is None else closed
-    if _head_lost(journals, known, reserved):
+    why = Explained.DAMAGED
+    if leap:
         stop = end + _JUMP
-        why = Explained.DAMAGED
-    elif closed is None:
-        stop = max(end, reserved + _skipped(newest))
-        doubt = any(item.header is None for item in _damage(journals))
-        why = Explained.DAMAGED if doubt else Explained.VOID
+    elif evidence.closed is None:
+        stop = max(end, evidence.reserved + _skipped(newest))
+        if not any(item.header is None for item in _damage(journals)):
+            why = Explained.VOID
     else:
-        stop = max(end, closed)
-        why = Explained.DAMAGED
+        stop = max(end, evidence.closed)
     _explain(explained, newly, why, Ranges.of([(end, stop)]))
-    leaving, spoiled, staying = _sort_out(sealed, released, numbers.explained)
+    leaving, spoiled, staying = _sort_out(evidence.sealed, released, numbers.explained)
     return LaneFound(
-        mark=LaneMark(stop, _last_chain(lane, journals, numbers.mark, stated)),
+        mark=LaneMark(stop, _last_chain(lane, journals, numbers.mark, evidence.stated)),
         explained=explained,
         newly=newly,
         statement=numbers.statement,
         fresh=tuple(
             item
-            for item in fresh
+            for item in evidence.fresh
             if not released.covers(item.frame.header.first, item.frame.header.stop)
         ),
         released=released,
@@ -176,12 +234,12 @@ def _room(item: Broken) -> int:
     return max(0, size - HEADER_BYTES - item.header.body_bytes)
 
 
-def _head_lost(journals: Sequence[JournalContent], known: Ranges, reserved: int) -> bool:
+def _head_lost(journals: Sequence[JournalContent], lanes: Sequence[_Evidence]) -> bool:
     """Whether what was reserved last cannot be known: what said so is gone."""
-    if all(journal.header is None for journal in journals):
-        return bool(known) or any(map(_has_frames, journals))
-    newest = journals[-1]
-    return (newest.header is None and _has_frames(newest)) or known.end > reserved
+    if any(evidence.known.end > evidence.reserved for evidence in lanes):
+        return True
+    since = journals if _newest(journals) is None else journals[-1:]
+    return any(journal.header is None and _has_frames(journal) for journal in since)
 
 
 def _has_frames(journal: JournalContent) -> bool:

@@ -6,7 +6,8 @@ names alone tell what is there, so a spool of any size opens by listing folders.
 Crash safety. The folders above are made, and their names durable, before the first batch. A batch
 is written beside (``….new``), synced, renamed, and its folder synced; only
 then does the journal that its frames came from go. A ``.new`` file is a crash's leaving and is
-removed on open. A batch and its journal may both be there: then the batch holds.
+removed on open. What a reader sees may stand in the page cache only, so the folders are synced once
+more before a journal goes. A batch and its journal may both be there: then the batch holds.
 """
 
 import re
@@ -25,11 +26,11 @@ __all__ = [
     "Sealed",
     "batch_path",
     "clear",
-    "clear_unfinished",
     "prepare",
     "put",
     "read",
     "sealed",
+    "tidy",
 ]
 
 FOLDER: Final = "lanes"
@@ -120,12 +121,20 @@ def clear(disk: Disk, lane: Lane, epoch: Epoch, items: Iterable[Sealed]) -> None
         disk.unlink(batch_path(lane, epoch, item.first, item.stop))
 
 
-def clear_unfinished(disk: Disk, lane: Lane, epoch: Epoch) -> None:
-    """Removes what a crash left of batches that were being written."""
+def tidy(disk: Disk, lane: Lane, epoch: Epoch) -> None:
+    """Removes what a crash left of batches that were being written; the others' names are durable.
+
+    Raises:
+        DiskFailed: nobody knows.
+    """
     folder = _folder(lane, epoch)
-    for name in disk.list(folder):
+    names = disk.list(folder)
+    for name in names:
         if name.endswith(_NEW):
             disk.unlink(f"{folder}/{name}")
+    if names:
+        prepare(disk, lane, epoch)
+        disk.sync_directory(folder)
 
 
 def _folder(lane: Lane, epoch: Epoch) -> str:

@@ -155,10 +155,10 @@ class Spool:
             lane: LaneState.after(found, settings.lanes[lane])
             for lane, found in survey.lanes.items()
         }
-        random = int.from_bytes(resources.entropy(8), "little")
-        self._unrecorded = Epoch(identity.epoch.counter, random)
+        self._unrecorded = Epoch(identity.epoch.counter, _random(resources))
         self._cursor = survey.cursor
-        self._cursor_stale = False
+        # What was read may stand in the page cache only: it is written again before it is used.
+        self._cursor_stale = survey.cursor.generation > 0
         self._unlink = [
             (lane, item) for lane, found in survey.lanes.items() for item in found.leaving
         ]
@@ -225,7 +225,7 @@ class Spool:
         """
         await self._pump.close()
         try:
-            if self._cursor_stale:
+            if self._pump.journal and self._cursor_stale:
                 await self._flush_cursor()
         except DiskFailed as failure:
             self._observe(events.ChoreFailed(str(failure)))
@@ -435,7 +435,7 @@ class Spool:
             await asyncio.sleep(_CURSOR_PAUSE_SECONDS)
 
     async def _do_chores(self) -> None:
-        if self._cursor_stale or self._unlink:
+        if self._pump.journal and (self._cursor_stale or self._unlink):
             await self._flush_cursor()
         unsealed = None
         try:
@@ -565,28 +565,35 @@ def _open_locked(
     disk, labels = resources.disk, settings.labels
     identity = store.identity(disk)
     if identity is None:
-        random = int.from_bytes(resources.entropy(8), "little")
         identity = StoreIdentity(
             resources.entropy(16),
             labels.site,
             labels.node,
-            Epoch(1, random),
+            Epoch(1, _random(resources)),
             None,
             resources.machine,
         )
         store.create(disk, identity)
-    elif (identity.site, identity.node) != (labels.site, labels.node):
+        return identity, store.survey(disk, identity), []
+    if (identity.site, identity.node) != (labels.site, labels.node):
         raise StoreUnusable(
             f"this spool belongs to {identity.site}/{identity.node}, not to "
             f"{labels.site}/{labels.node}: give each node a state directory of its own"
         )
-    else:
-        store.prepare(disk)
+    store.prepare(disk)
     for lane in Lane:
-        shelf.clear_unfinished(disk, lane, identity.epoch)
+        shelf.tidy(disk, lane, identity.epoch)
     survey = store.survey(disk, identity)
+    if survey.blank:
+        epoch = Epoch(identity.epoch.counter + 1, _random(resources))
+        identity = replace(identity, epoch=epoch, parent=identity.epoch)
+        store.create(disk, identity)
     kept = [name for content in survey.journals for name in store.quarantine(disk, content)]
     return identity, survey, kept
+
+
+def _random(resources: Resources) -> int:
+    return int.from_bytes(resources.entropy(8), "little")
 
 
 def _parse(disk: Disk, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch:

@@ -19,7 +19,7 @@ from typing import Final
 from mesh.ports import Disk
 from mesh.spool import cursor, journal, shelf
 from mesh.spool.journal import JournalContent
-from mesh.spool.recovery import LaneFound, judge
+from mesh.spool.recovery import LaneFound, judge, knows_nothing
 from mesh.spool.shelf import Sealed
 from schemas import wire
 from schemas.errors import DiskFailed, DiskFull, DiskReadOnly, Refused, StoreUnusable
@@ -71,13 +71,14 @@ def identity(disk: Disk) -> StoreIdentity | None:
 
 
 def prepare(disk: Disk) -> None:
-    """Makes the folders that are not there; their names are durable on return.
+    """Makes the folders and the cursor that are not there; their names are durable on return.
 
     Raises:
         DiskFailed: not all are.
     """
     for folder in (journal.FOLDER, shelf.FOLDER, QUARANTINE):
         disk.make_directory(folder)
+    cursor.prepare(disk)
     disk.sync_directory("")
 
 
@@ -112,11 +113,14 @@ class Survey:
         journals: the contents of all journals, oldest first.
         cursor: what was released.
         lanes: where each lane stands.
+        blank: whether nothing tells that this life ever had a number. Then none is safe to hand out
+            in it.
     """
 
     journals: tuple[JournalContent, ...]
     cursor: Cursor
     lanes: Mapping[Lane, LaneFound]
+    blank: bool
 
 
 def survey(disk: Disk, store: StoreIdentity) -> Survey:
@@ -128,17 +132,11 @@ def survey(disk: Disk, store: StoreIdentity) -> Survey:
     found = tuple(
         journal.read(disk, number, store.store, store.epoch) for number in journal.numbers(disk)
     )
-    released = cursor.load(disk)
-    lanes = {
-        lane: judge(
-            lane,
-            found,
-            shelf.sealed(disk, lane, store.epoch),
-            released_in(released, store, lane),
-        )
-        for lane in Lane
-    }
-    return Survey(found, released, lanes)
+    cursors = cursor.load(disk)
+    shelves = {lane: shelf.sealed(disk, lane, store.epoch) for lane in Lane}
+    released = {lane: released_in(cursors, store, lane) for lane in Lane}
+    lanes = judge(found, shelves, released)
+    return Survey(found, cursors, lanes, knows_nothing(found, shelves, released))
 
 
 def released_in(released: Cursor, store: StoreIdentity, lane: Lane) -> Ranges:

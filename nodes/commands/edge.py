@@ -6,6 +6,7 @@ waits for them.
 """
 
 import asyncio
+import gc
 import logging
 import random
 import resource
@@ -16,12 +17,12 @@ from typing import Annotated, Final
 
 import typer
 
-from mesh.adapters.jetstream import JetStreamLink, LinkSettings
-from mesh.adapters.jetstream_session import SessionSettings
-from mesh.adapters.mqtt import MqttBroker
-from mesh.adapters.mqtt_settings import MqttSettings
-from mesh.adapters.server import EmbeddedServer
-from mesh.adapters.server_settings import ServerSettings
+from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
+from mesh.adapters.jetstream.session import SessionSettings
+from mesh.adapters.mqtt.broker import MqttBroker
+from mesh.adapters.mqtt.settings import MqttSettings
+from mesh.adapters.server.embedded import EmbeddedServer
+from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
 from mesh.spool.batch import Labels
 from mesh.spool.spool import Resources, Spool, SpoolSettings
@@ -111,6 +112,9 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
             *(place.session, spool.epoch, mqtt.address),
         )
         role = Edge(parts)
+        # What is there now stays: the collector need not look at it again while decisions are made.
+        gc.collect()
+        gc.freeze()
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(role.run(), name="edge")
             waiting = tasks.create_task(ending.wanted.wait(), name="signals")

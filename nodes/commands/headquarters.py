@@ -10,12 +10,12 @@ from typing import Annotated, Final
 
 import typer
 
-from mesh.adapters.jetstream_intake import IntakeSettings, JetStreamIntake
-from mesh.adapters.jetstream_ledger import JetStreamLedgerStore, LedgerStoreSettings
-from mesh.adapters.jetstream_session import SessionSettings
+from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
+from mesh.adapters.jetstream.ledger import JetStreamLedgerStore, LedgerStoreSettings
+from mesh.adapters.jetstream.session import SessionSettings
 from mesh.adapters.registry import TinyRegistry
-from mesh.adapters.server import EmbeddedServer
-from mesh.adapters.server_settings import ServerSettings
+from mesh.adapters.server.embedded import EmbeddedServer
+from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, entropy
 from nodes import config
 from nodes.commands.endpoints import password, tls_context

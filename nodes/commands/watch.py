@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from mesh.adapters.mqtt import MqttBroker
-from mesh.adapters.mqtt_settings import MqttSettings
+from mesh.adapters.mqtt.broker import MqttBroker
+from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.system import SystemClock, entropy
 from nodes import config
 from nodes.commands.endpoints import broker_address, password, tls_context

@@ -36,6 +36,7 @@ __all__ = ["Decoded", "Decoder", "Layout"]
 REPLAY_KEY: Final = "replay"
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _NUMBERS: Final = frozenset({int, float})
+_FEW_NUMBERS: Final = 32  # below which numpy's fixed cost is larger than the work
 _BOOLEAN: Final = frozenset({bool})
 
 
@@ -118,7 +119,11 @@ class Decoder:
             raise _DoubtError
         table = np.array(flat, np.float64).reshape(len(values), -1)
         # Not a number compares as false, so it does not pass either.
-        if not np.abs(table).max() <= FLOAT32_MAX:
+        if len(flat) <= _FEW_NUMBERS:
+            fits = all(-FLOAT32_MAX <= number <= FLOAT32_MAX for number in flat)
+        else:
+            fits = np.abs(table).max() <= FLOAT32_MAX
+        if not fits:
             raise _DoubtError
         return self._decoded(range(len(values)), table, replays, ())
 

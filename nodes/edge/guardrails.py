@@ -30,6 +30,7 @@ Range = tuple[float, float]
 
 _CERTAIN: Final = 1.0009765625  # a probability, as far as float32 sums are exact
 _FEW: Final = 8
+_FEW_NUMBERS: Final = 64
 
 
 class Reason(StrEnum):
@@ -91,6 +92,18 @@ class Guardrails:
     def __init__(self, limits: Limits, fields: Sequence[str], values: Sequence[str]) -> None:
         self._input = _columns("input_range", limits.input_range, fields)
         self._output = _columns("output_range", limits.output_range, values)
+        # The limited columns alone, for few numbers.
+        self._limited = (
+            []
+            if self._input is None
+            else [
+                (column, low, high)
+                for column, (low, high) in enumerate(
+                    zip(self._input[0].tolist(), self._input[1].tolist(), strict=True)
+                )
+                if (low, high) != (-math.inf, math.inf)
+            ]
+        )
         # As plain floats for single values: exactly the float32 that arrays are compared with.
         self._output_pairs = (
             []
@@ -142,7 +155,7 @@ class Guardrails:
     ) -> Mapping[int, tuple[Reason, ...]]:
         """Number by number; says the same."""
         against: dict[int, tuple[Reason, ...]] = {}
-        outside = None if self._input is None else self._outside_input(batch).tolist()
+        outside = self._outside_input_each(batch) if self._limited else None
         rows = zip(outputs.probabilities.tolist(), outputs.values.tolist(), strict=True)
         for row, (probabilities, values) in enumerate(rows):
             reasons = []
@@ -177,6 +190,20 @@ class Guardrails:
         assert self._input is not None, "asked only where there are limits"
         low, high = self._input
         return np.asarray(((batch < low) | (batch > high)).any(axis=(1, 2)))
+
+    def _outside_input_each(self, batch: NDArray[np.float32]) -> Sequence[bool]:
+        """As ``_outside_input``, number by number where there are few."""
+        if batch.size > _FEW_NUMBERS:
+            found: list[bool] = self._outside_input(batch).tolist()
+            return found
+        return [
+            any(
+                reading[column] < low or reading[column] > high
+                for reading in window
+                for column, low, high in self._limited
+            )
+            for window in batch.tolist()
+        ]
 
     def _is_outside_output(self, values: Sequence[float]) -> bool:
         return any(

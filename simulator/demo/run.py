@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mesh.adapters.server import EmbeddedServer
-from mesh.adapters.server_settings import ServerSettings
+from mesh.adapters.server.embedded import EmbeddedServer
+from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemDisk
 from schemas.messages import Lane
 from simulator.demo.audit import LaneAccount, audit

@@ -28,9 +28,9 @@ import numpy as np
 import orjson
 import typer
 
-from mesh.adapters.jetstream_tap import Tap
-from mesh.adapters.mqtt import MqttBroker
-from mesh.adapters.mqtt_settings import MqttSettings
+from mesh.adapters.jetstream.tap import Tap
+from mesh.adapters.mqtt.broker import MqttBroker
+from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Publication
 from mesh.spool import batch as batches

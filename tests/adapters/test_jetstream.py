@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mesh.adapters.jetstream import JetStreamLink, LinkSettings
-from mesh.adapters.jetstream_client import DroppableClient
-from mesh.adapters.jetstream_connection import Connection
-from mesh.adapters.jetstream_intake import IntakeSettings, JetStreamIntake
-from mesh.adapters.jetstream_session import Session
-from mesh.adapters.jetstream_streams import STREAM_UP
-from mesh.adapters.server import EmbeddedServer, ServerSettings
+from mesh.adapters.jetstream.client import DroppableClient
+from mesh.adapters.jetstream.connection import Connection
+from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
+from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
+from mesh.adapters.jetstream.session import Session
+from mesh.adapters.jetstream.streams import STREAM_UP
+from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Accepted, Refusal
 from schemas.errors import LinkDown, RefusedBecause

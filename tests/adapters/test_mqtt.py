@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from paho.mqtt.client import Client as PahoClient
 
-from mesh.adapters.mqtt import RECONNECT_SECONDS_MAX, MqttBroker, MqttSettings
-from mesh.adapters.mqtt_buffered import BufferedSession, paho_allows_buffering
-from mesh.adapters.mqtt_plain import PlainSession
+from mesh.adapters.mqtt.broker import RECONNECT_SECONDS_MAX, MqttBroker, MqttSettings
+from mesh.adapters.mqtt.buffered import BufferedSession, paho_allows_buffering
+from mesh.adapters.mqtt.plain import PlainSession
 from mesh.adapters.system import SystemClock
 from mesh.ports import BrokerState, Delivery, Publication
 from schemas.errors import LinkDown, Refused

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.adapters.mqtt_packet import PacketReader, TopicWriter, encode_pubacks
+from mesh.adapters.mqtt.packet import PacketReader, TopicWriter, encode_pubacks
 from mesh.ports import Delivery
 from schemas.errors import Refused
 from schemas.messages import Instant

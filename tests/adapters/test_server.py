@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from mesh.adapters import server, server_binary
-from mesh.adapters.jetstream_intake import IntakeSettings, JetStreamIntake
-from mesh.adapters.jetstream_ledger import JetStreamLedgerStore, LedgerStoreSettings
-from mesh.adapters.server import EmbeddedServer, ServerSettings
+from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
+from mesh.adapters.jetstream.ledger import JetStreamLedgerStore, LedgerStoreSettings
+from mesh.adapters.server import binary as server_binary
+from mesh.adapters.server import embedded as server
+from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Stored
 from schemas.errors import ConfigurationInvalid, ServerUnusable
@@ -29,7 +30,7 @@ WITHIN_SECONDS = 10.0
 PARENT = """
 import asyncio, json, random, sys
 from pathlib import Path
-from mesh.adapters.server import EmbeddedServer, ServerSettings
+from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 
 async def main():
     settings = ServerSettings("orphan", Path(sys.argv[1]), mqtt_port=0)

@@ -250,7 +250,7 @@ def _answered(port: int, target: str) -> int:
 
 
 def _flood(port: int, pid: int, payloads: Path, count: int, qos: int, target: str) -> _Flood:
-    """Lets the broker fill with all payloads, then times the measured process until the last came back.
+    """Lets the broker fill, then times the measured process until the last message came back.
 
     It stands still (SIGSTOP) while the generator works, so that the two do not share the machine,
     and always has more to do.

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mesh.adapters.jetstream import JetStreamLink, LinkSettings
-from mesh.adapters.jetstream_intake import IntakeSettings, JetStreamIntake
-from mesh.adapters.jetstream_session import SessionSettings
-from mesh.adapters.server import EmbeddedServer, ServerSettings
+from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
+from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
+from mesh.adapters.jetstream.session import SessionSettings
+from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Accepted, Arrival, Intake, Link, Part
 from schemas.messages import Epoch, Lane, Receipt, Stage

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.adapters.jetstream_ledger import JetStreamLedgerStore, LedgerStoreSettings
-from mesh.adapters.server import EmbeddedServer, ServerSettings
+from mesh.adapters.jetstream.ledger import JetStreamLedgerStore, LedgerStoreSettings
+from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import LedgerStore, Stored
 from schemas.errors import Conflict, LinkDown

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from mesh.adapters.mqtt import MqttBroker, MqttSettings
+from mesh.adapters.mqtt.broker import MqttBroker, MqttSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import BrokerState, Delivery, Publication
 from schemas.errors import LinkDown, Refused

@@ -40,7 +40,7 @@ def check_equation(outcome: dict[str, Any]) -> None:
 
 
 def test_a_cut_network_loses_nothing_and_stops_no_decision() -> None:
-    """Through an outage every identity is accounted for, and each second of it is decided as before."""
+    """Through an outage every identity is accounted for, and each second is decided as before."""
     outcome = demonstration()
     assert outcome["failures"] == []
     check_equation(outcome)

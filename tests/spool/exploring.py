@@ -13,7 +13,6 @@ from typing import Any
 
 from schemas.messages import Explained, Lane
 from simulator.disk import SimDisk, cut_everywhere
-from simulator.disk_faults import PowerCut
 from tests.spool.world import CALM, Said, audit, explained_of, opened, play
 
 Script = Callable[[SimDisk, Said], Coroutine[Any, Any, None]]

@@ -213,7 +213,7 @@ def test_few_spans_are_said_as_they_are() -> None:
 def test_many_spans_merge_and_none_is_forgotten(
     reasons: int,
     online: bool,
-    generator: random.Random,  # noqa: FBT001 - drawn
+    generator: random.Random,
 ) -> None:
     """What was said stays said; what is added was released, or is said to be given up."""
     names = ["void", "damaged", "shed", "evicted"][: reasons + 1]

@@ -137,6 +137,16 @@ class SpoolMachine(RuleBasedStateMachine):
         self.disk = image
         self._open()
 
+    @rule(times=st.integers(0, 40))
+    def kill(self, times: int) -> None:
+        """The process dies after some more changes; what it had written is seen, durable or not."""
+        self.disk.faults.cut_power(times)
+        self._stop(asyncio.sleep(1.0))
+        self.disk.faults._changes_left = None
+        self.disk.faults._planted.clear()
+        self.disk.unlock("LOCK")
+        self._open()
+
     def _stop(self, work: Coroutine[Any, Any, None]) -> None:
         """Lets the old life run into the wall; whatever it raises is no concern of the new one."""
         runner, self.runner = self.runner, None

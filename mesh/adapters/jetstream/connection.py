@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
-from mesh.adapters.jetstream_session import Session, SessionSettings
+from mesh.adapters.jetstream.session import Session, SessionSettings
 from mesh.ports import Clock, LinkState
 from schemas.errors import LinkDown, MeshError
 

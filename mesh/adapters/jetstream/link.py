@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
-from mesh.adapters.jetstream_connection import Connection
-from mesh.adapters.jetstream_inbox import Message
-from mesh.adapters.jetstream_session import (
+from mesh.adapters.jetstream.connection import Connection
+from mesh.adapters.jetstream.inbox import Message
+from mesh.adapters.jetstream.session import (
     JetStreamError,
     NoResponders,
     Session,
     SessionSettings,
 )
-from mesh.adapters.jetstream_streams import RECEIPT_PREFIX, STREAM_DOWN, STREAM_UP
+from mesh.adapters.jetstream.streams import RECEIPT_PREFIX, STREAM_DOWN, STREAM_UP
 from mesh.ports import Accepted, Clock, LinkState, Part, Refusal
 from schemas.errors import LinkDown, Refused, RefusedBecause
 from schemas.limits import RECEIPT_BYTES_MAX

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from mesh.adapters.jetstream_connection import Connection
-from mesh.adapters.jetstream_session import JetStreamError, Session, SessionSettings
-from mesh.adapters.jetstream_streams import BUCKET, ensure_stream, shape_ledger
+from mesh.adapters.jetstream.connection import Connection
+from mesh.adapters.jetstream.session import JetStreamError, Session, SessionSettings
+from mesh.adapters.jetstream.streams import BUCKET, ensure_stream, shape_ledger
 from mesh.ports import Clock, LinkState, Stored
 from schemas.errors import Conflict, LinkDown
 from schemas.limits import PARTITIONS

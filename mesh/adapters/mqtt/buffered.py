@@ -14,9 +14,9 @@ from typing import Any, Final
 import paho.mqtt
 from paho.mqtt.client import Client
 
-from mesh.adapters.mqtt_packet import PINGREQ, PacketReader, TopicWriter, encode_pubacks
-from mesh.adapters.mqtt_session import Session, Surroundings, describe
-from mesh.adapters.mqtt_socket import BufferedSocket, open_socket
+from mesh.adapters.mqtt.packet import PINGREQ, PacketReader, TopicWriter, encode_pubacks
+from mesh.adapters.mqtt.session import Session, Surroundings, describe
+from mesh.adapters.mqtt.stream import BufferedSocket, open_socket
 from mesh.ports import Delivery, Publication
 from schemas.errors import Refused
 from schemas.limits import PUBLISH_QUEUE_BYTES_MAX

@@ -12,7 +12,7 @@ operator has changed beyond that, the number of replicas say, it leaves alone.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mesh.adapters.jetstream_session import JetStreamError, Session
+from mesh.adapters.jetstream.session import JetStreamError, Session
 
 __all__ = [
     "BUCKET",

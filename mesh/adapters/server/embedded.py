@@ -32,8 +32,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from mesh.adapters.server_binary import find_binary
-from mesh.adapters.server_settings import ServerSettings, write_configuration
+from mesh.adapters.server.binary import find_binary
+from mesh.adapters.server.settings import ServerSettings, write_configuration
 from schemas.errors import ServerUnusable
 
 __all__ = ["EmbeddedServer", "ServerSettings", "ServerState"]

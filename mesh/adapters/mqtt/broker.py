@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from mesh.adapters.inbound import InboundQueue
-from mesh.adapters.mqtt_buffered import BufferedSession, paho_allows_buffering
-from mesh.adapters.mqtt_plain import PlainSession
-from mesh.adapters.mqtt_session import Session, Surroundings, Tally
-from mesh.adapters.mqtt_settings import MqttSettings
-from mesh.adapters.mqtt_window import Window
+from mesh.adapters.mqtt.buffered import BufferedSession, paho_allows_buffering
+from mesh.adapters.mqtt.plain import PlainSession
+from mesh.adapters.mqtt.session import Session, Surroundings, Tally
+from mesh.adapters.mqtt.settings import MqttSettings
+from mesh.adapters.mqtt.window import Window
 from mesh.adapters.waiting import WaitingLine, leave
 from mesh.ports import BrokerState, Clock, Delivery, Publication
 from schemas.errors import LinkDown, Refused, RefusedBecause

@@ -31,8 +31,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
-from mesh.adapters.jetstream_client import DroppableClient
-from mesh.adapters.jetstream_inbox import Inbox, Message
+from mesh.adapters.jetstream.client import DroppableClient
+from mesh.adapters.jetstream.inbox import Inbox, Message
 from schemas.errors import LinkDown, Refused, RefusedBecause
 
 __all__ = ["JetStreamError", "NoResponders", "Session", "SessionSettings"]

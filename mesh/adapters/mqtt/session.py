@@ -3,8 +3,8 @@
 A session lives for one connection and owns one paho client: paho keeps its state in memory, queues
 what is published while it is disconnected, and would send it later; a client that is thrown away
 does neither. What outlives a connection, the window of unacknowledged publications and the queue of
-arrivals, belongs to the broker and is handed in. Only the modules ``mqtt_session``,
-``mqtt_buffered`` and ``mqtt_plain`` import paho.
+arrivals, belongs to the broker and is handed in. Only ``session``, ``buffered`` and ``plain``
+import paho.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from mesh.adapters.inbound import InboundQueue
-from mesh.adapters.mqtt_settings import MqttSettings
-from mesh.adapters.mqtt_window import Window
+from mesh.adapters.mqtt.settings import MqttSettings
+from mesh.adapters.mqtt.window import Window
 from mesh.ports import Clock, Delivery, Publication
 from schemas.errors import LinkDown, Refused, RefusedBecause
 from schemas.limits import PUBLISH_WINDOW_MAX

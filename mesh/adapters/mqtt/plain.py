@@ -17,7 +17,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from mesh.adapters.mqtt_session import Session, Surroundings
+from mesh.adapters.mqtt.session import Session, Surroundings
 from mesh.ports import Delivery, Publication
 from schemas.errors import LinkDown, Refused
 from schemas.limits import BROKER_GROUP_MESSAGES_MAX, PUBLISH_QUEUE_BYTES_MAX

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from mesh.adapters.jetstream import DIGEST_HEADER, OFFSET_HEADER, TOTAL_HEADER
-from mesh.adapters.jetstream_connection import Connection
-from mesh.adapters.jetstream_inbox import Message
-from mesh.adapters.jetstream_session import Session, SessionSettings
-from mesh.adapters.jetstream_streams import (
+from mesh.adapters.jetstream.connection import Connection
+from mesh.adapters.jetstream.inbox import Message
+from mesh.adapters.jetstream.link import DIGEST_HEADER, OFFSET_HEADER, TOTAL_HEADER
+from mesh.adapters.jetstream.session import Session, SessionSettings
+from mesh.adapters.jetstream.streams import (
     CONSUMER,
     RECEIPT_PREFIX,
     STREAM_UP,

@@ -1,0 +1,1 @@
+"""Links, intakes and ledgers over NATS JetStream: the only importers of nats."""

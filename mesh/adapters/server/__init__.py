@@ -1,0 +1,1 @@
+"""The embedded nats-server: an MQTT broker for an edge, JetStream for headquarters."""
