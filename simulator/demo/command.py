@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -54,6 +55,8 @@ def demo(
     root.mkdir(parents=True, exist_ok=True)
     settings = Settings(root.resolve(), seconds, outage, rate, seed, kill)
     console = Console(stderr=json)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     try:
         if json:
             outcome, lanes = asyncio.run(run(settings, lambda _: None))
@@ -72,6 +75,8 @@ def demo(
             screen.verdict(console, outcome, lanes)
     except MeshError as error:
         fail(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.FAILED) from None
     finally:
         if directory is None:
             shutil.rmtree(root, ignore_errors=True)

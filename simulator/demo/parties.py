@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from mesh.adapters.child import bound_to_parent
 from schemas.errors import MeshError
 
 __all__ = ["Party", "PartyFailed", "configurations"]
@@ -88,7 +89,9 @@ linger_seconds = 0.5
 
 
 class Party:
-    """A process: started, spoken to, killed, started again. Its words go to a log file.
+    """A process: started, spoken to, killed, started again; it dies with this one.
+
+    Its words go to a log file.
 
     Args:
         name: for people.
@@ -98,7 +101,7 @@ class Party:
 
     def __init__(self, name: str, command: Sequence[str], root: Path) -> None:
         self.name = name
-        self._command = (sys.executable, *command)
+        self._command = bound_to_parent((sys.executable, *command))
         self._root = root
         self._process: asyncio.subprocess.Process | None = None
         self.last: dict[str, Any] = {}
@@ -111,6 +114,11 @@ class Party:
         """Its process id while it runs."""
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process else None
+
+    @property
+    def started(self) -> bool:
+        """Whether it was started at all."""
+        return self._process is not None
 
     @property
     def log_file(self) -> Path:

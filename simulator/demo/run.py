@@ -136,30 +136,36 @@ async def run(
         uplink_port = (await wan.hear())["port"]
         files = configurations(settings.root, broker.mqtt_port, uplink_port, server_port)
         stage = _Stage(settings, files, server_port, broker.mqtt_port)
-        async with running(stage.headquarters, stage.edge, stage.witness):
-            show(Progress(0.0, "starting headquarters, edge and witness", {}))
-            await _until_ready(stage)
-            await _play(stage, wan, steps, show)
-            await _end(stage, show)
+        show(Progress(0.0, "starting headquarters, witness and edge", {}))
+        async with running(stage.headquarters, stage.witness):
+            await _until_ready(stage, lambda standing: bool(standing["listening"]))
+            async with running(stage.edge):
+                await _until_ready(stage, _is_online)
+                await _play(stage, wan, steps, show)
+                await _end(stage, show)
     seen = read(settings.root / "witness.jsonl")
     spool = SystemDisk(settings.root / "edge" / "spool")
     lanes = audit(seen, settings.root / "archive", spool)
     return judge(seen, lanes, stage.edge_memory_mb, settings.kill), lanes
 
 
-async def _until_ready(stage: _Stage) -> None:
-    """Until the edge is online at the broker and its link to headquarters is up."""
+async def _until_ready(stage: _Stage, ready: Callable[[dict[str, Any]], bool]) -> None:
+    """Until the witness says so; whoever ends meanwhile is told of."""
     try:
         async with asyncio.timeout(_READY_SECONDS):
-            while True:
-                standing = await stage.witness.hear()
-                stage.edge.check_alive()
+            while not ready(await stage.witness.hear()):
                 stage.headquarters.check_alive()
-                links = standing["health"].get("links", [])
-                if standing["online"] and links and all(link["up"] for link in links):
-                    return
+                if stage.edge.started:
+                    stage.edge.check_alive()
     except TimeoutError:
-        raise stage.edge.failed(f"was not online after {_READY_SECONDS:.0f} s") from None
+        late = stage.edge if stage.edge.started else stage.headquarters
+        raise late.failed(f"was not ready after {_READY_SECONDS:.0f} s") from None
+
+
+def _is_online(standing: dict[str, Any]) -> bool:
+    """Whether the edge is online at its broker, with its links up."""
+    links = standing["health"].get("links", [])
+    return bool(standing["online"] and links and all(link["up"] for link in links))
 
 
 async def _play(

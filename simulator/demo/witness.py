@@ -39,6 +39,7 @@ from nodes.edge.runtime import OnnxModel
 from schemas import wire
 from schemas.errors import LinkDown, Refused
 from schemas.messages import Receipt
+from schemas.ranges import Ranges
 from simulator.actuator import Actuator, Complained
 from simulator.plant import Plant, PlantReading
 
@@ -98,6 +99,8 @@ class Witness:
         self._state: dict[str, Any] = {}
         self._verdict = ""
         self._watermarks: dict[str, int] = {}
+        self._crossed: dict[str, Ranges] = {}
+        self._crossed_again: dict[str, int] = {}
         self._newest: dict[str, int] = {}
 
     async def run(self) -> None:
@@ -248,6 +251,7 @@ class Witness:
                 if message.subject.split(".")[4] == "up":
                     header = batches.parse(message.payload).header
                     self._counts["batches"] += 1
+                    self._cross(f"{header.epoch}/{header.lane}", header.present)
                     self._write(
                         {
                             "batch": [header.first, header.last],
@@ -259,6 +263,12 @@ class Witness:
                     self._take_receipt(wire.decode_as(Receipt, message.payload))
             except Refused as refused:
                 self._write({"refused": str(refused)})
+
+    def _cross(self, key: str, numbers: Ranges) -> None:
+        before = self._crossed.get(key, Ranges())
+        again = len(numbers & before)
+        self._crossed_again[key] = self._crossed_again.get(key, 0) + again
+        self._crossed[key] = before | numbers
 
     def _take_receipt(self, receipt: Receipt) -> None:
         key = f"{receipt.epoch}/{receipt.lane}"
@@ -280,12 +290,15 @@ class Witness:
                 "p50": recent[len(recent) // 2] if recent else None,
                 "p99": recent[len(recent) * 99 // 100] if recent else None,
                 "verdict": self._verdict,
+                "listening": self._tap.connected and self._broker.state.connected,
                 "online": bool(self._state.get("online")),
                 "session": self._state.get("session", ""),
                 "caught_up": all(
                     self._watermarks.get(lane, 0) >= newest for lane, newest in self._newest.items()
                 ),
                 "health": self._health,
+                "delivered": self._watermarks,
+                "duplicates": self._crossed_again,
             }
             sys.stdout.buffer.write(orjson.dumps(standing) + b"\n")
             sys.stdout.buffer.flush()

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from mesh.adapters.child import bound_to_parent
 from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
 from mesh.adapters.jetstream.ledger import JetStreamLedgerStore, LedgerStoreSettings
 from mesh.adapters.server import binary as server_binary
-from mesh.adapters.server import embedded as server
 from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Stored
@@ -66,9 +66,8 @@ def test_it_dies_with_a_killed_parent(tmp_path: Path) -> None:
 def test_a_launcher_without_its_parent_starts_nothing(tmp_path: Path) -> None:
     """When the parent died before the kernel was asked, the launcher ends instead."""
     marker = tmp_path / "started"
-    nobody = str(os.getpid() + 1)
     ended = subprocess.run(
-        [sys.executable, "-c", server._LAUNCHER, nobody, "/usr/bin/touch", str(marker)],
+        bound_to_parent(("/usr/bin/touch", str(marker)), parent=os.getpid() + 1),
         capture_output=True,
         text=True,
         check=False,

@@ -63,8 +63,8 @@ def test_what_has_no_receipt_is_sent_again(how: str) -> None:
     """From the first number that is not released, whatever went wrong."""
     delivery = _delivery()
     tickets = _sent(delivery, (0, 4), (4, 9))
-    delivery.on_receipt(receipt_of(4), 9, 0.0)
-    delivery.on_accepted(Lane.EVENTS, tickets[0], 1.0)
+    delivery.on_accepted(Lane.EVENTS, tickets[0], 0.5)
+    delivery.on_receipt(receipt_of(4), 9, 1.0)
     match how:
         case "break":
             delivery.on_break()

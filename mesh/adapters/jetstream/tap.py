@@ -44,10 +44,16 @@ class Tap:
         self._pattern = pattern
         self._queue: asyncio.Queue[Tapped] = asyncio.Queue(_QUEUE_MESSAGES_MAX)
         self._client: Client | None = None
+        self._subscribed = False
         self._tasks = asyncio.TaskGroup()
         self._connecting: asyncio.Task[None] | None = None
         self.missed = 0
         """Messages dropped because nobody took them in time."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it hears now."""
+        return self._client is not None and self._client.is_connected and self._subscribed
 
     async def messages(self) -> AsyncIterator[Tapped]:
         """Messages as they are heard.
@@ -85,6 +91,8 @@ class Tap:
                     error_cb=self._pass_over,
                 )
                 await self._client.subscribe(self._pattern, cb=self._hear)
+                await self._client.flush()
+                self._subscribed = True
             except (NatsError, OSError):
                 await asyncio.sleep(_RETRY_SECONDS)
             else:

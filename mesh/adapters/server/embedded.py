@@ -26,29 +26,18 @@ import os
 import random
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from mesh.adapters.child import bound_to_parent
 from mesh.adapters.server.binary import find_binary
 from mesh.adapters.server.settings import ServerSettings, write_configuration
 from schemas.errors import ServerUnusable
 
 __all__ = ["EmbeddedServer", "ServerSettings", "ServerState"]
 
-_LAUNCHER: Final = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-prctl = ctypes.CDLL(None, use_errno=True).prctl
-prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-if prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-    sys.exit("prctl: " + os.strerror(ctypes.get_errno()))
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent has gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 _PORT_TRIES: Final = 5
 _POLL_SECONDS: Final = 0.02
 _INFO_BYTES_MAX: Final = 64 * 1024
@@ -182,15 +171,7 @@ class EmbeddedServer:
         self._log_offset = _size(settings.log_file)
         with settings.error_file.open("wb") as errors:
             return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-S",
-                "-c",
-                _LAUNCHER,
-                str(os.getpid()),
-                str(self._binary),
-                "-c",
-                str(settings.configuration_file),
+                *bound_to_parent((str(self._binary), "-c", str(settings.configuration_file))),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
