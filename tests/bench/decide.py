@@ -16,6 +16,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -255,15 +256,17 @@ def _flood(port: int, pid: int, payloads: Path, count: int, qos: int, target: st
     It stands still (SIGSTOP) while the generator works, so that the two do not share the machine,
     and always has more to do.
     """
-    where = ["-h", "127.0.0.1", "-p", str(port), "-V", "311", "-q", str(qos)]
+    where = ["-h", "127.0.0.1", "-p", str(port), "-V", "311"]
+    # The sink takes QoS 0, so that the broker has its time for the measured process.
     sink = subprocess.Popen(
-        ["mosquitto_sub", *where, "-t", target, "-C", str(count), "-N"], stdout=subprocess.DEVNULL
+        ["mosquitto_sub", *where, "-q", "0", "-t", target, "-C", str(count), "-N"],
+        stdout=subprocess.DEVNULL,
     )
     time.sleep(0.5)  # subscribed
     os.kill(pid, signal.SIGSTOP)
     try:
         with payloads.open("rb") as lines:
-            source = ["mosquitto_pub", *where, "-t", _SOURCE, "-l"]
+            source = ["mosquitto_pub", *where, "-q", str(qos), "-t", _SOURCE, "-l"]
             subprocess.run(source, stdin=lines, check=True, timeout=300)
         time.sleep(0.3)  # the broker has taken the last of it
     finally:
@@ -291,6 +294,7 @@ def _latencies(port: int, qos: int, target: str, seconds: float = 5.0) -> list[f
     client.max_inflight_messages_set(65_535)
     client.on_message = lambda *_: heard.append(time.perf_counter())
     client.connect("127.0.0.1", port)
+    client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client.subscribe(target, qos)
     client.loop_start()
     time.sleep(0.5)  # subscribed

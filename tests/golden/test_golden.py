@@ -1,4 +1,4 @@
-"""Files of version 1, as they were written on the day they were made, are read and written alike."""
+"""Files of version 1, as they were written on the day they were made, are read as then."""
 
 from pathlib import Path
 
@@ -53,8 +53,9 @@ def test_a_journal_of_version_1_is_read() -> None:
 
 
 def test_a_batch_of_version_1_is_read() -> None:
-    """Its header, and its records with their chain. (Compressed bytes may differ between versions
-    of zstd, so they are not written again.)
+    """Its header, and its records with their chain.
+
+    Compressed bytes may differ between versions of zstd, so they are not written again.
     """
     data = (FOLDER / "batch.1").read_bytes()
     found = batch.parse(data)

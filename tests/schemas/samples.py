@@ -44,8 +44,8 @@ EXAMPLES: dict[str, Message] = {
         3,
         _ID,
         30_000,
-        False,  # noqa: FBT003 - a field among others
-        _ID[::-1],
+        replay=False,
+        trace=_ID[::-1],
     ),
     "event": messages.Event(-1, 0, "started", Severity.NOTICE, "Grüße", {"b": "2", "a": "1"}),
     "logline": messages.LogLine(1, 2, Severity.ERROR, "mesh", "line\n"),

@@ -212,6 +212,7 @@ def test_few_spans_are_said_as_they_are() -> None:
 @given(st.integers(0, 3), st.booleans(), st.randoms(use_true_random=False))
 def test_many_spans_merge_and_none_is_forgotten(
     reasons: int,
+    *,
     online: bool,
     generator: random.Random,
 ) -> None:

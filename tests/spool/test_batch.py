@@ -66,7 +66,7 @@ def test_any_frames_make_a_batch(counts: list[int], first: int) -> None:
 
 
 def test_every_bit_flip_is_refused_or_harmless() -> None:
-    """Row 8: no flipped bit gives other records. (Three reserved bytes mean nothing.)"""
+    """Row 8: no flipped bit gives other records; three reserved bytes mean nothing."""
     harmless = 0
     for bit in range(8 * len(MADE.data)):
         data = bytearray(MADE.data)

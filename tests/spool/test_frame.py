@@ -143,7 +143,7 @@ def test_a_frame_claims_one_place_in_its_lane() -> None:
     """Row 11: the body under another lane's header, or after another chain, does not verify."""
     other = chained([2], lane=Lane.LOGS)[0]
     swapped = DATA[:HEADER_BYTES] + other[HEADER_BYTES:]
-    assert not _whole(swapped + DATA[ENDS[1] :])[:1] == [0]
+    assert _whole(swapped + DATA[ENDS[1] :]) == [2, 3]
     forged = bytearray(DATA)
     forged[88:104] = b"x" * 16
     forged[124:128] = zlib.crc32(bytes(forged[:124])).to_bytes(4, "little")

@@ -11,6 +11,8 @@ from mesh.spool import batch as batches
 from mesh.spool import cursor as cursors
 from mesh.spool import events, journal, sealing, shelf, store
 from mesh.spool.batch import Labels
+from mesh.spool.commit import Located
+from mesh.spool.frame import Whole
 from mesh.spool.spool import Spool, SpoolSettings
 from schemas import wire
 from schemas.errors import DiskFailed, Refused, RefusedBecause, StoreInUse, StoreUnusable
@@ -249,9 +251,6 @@ def test_pieces_that_are_wholly_damaged_or_gone_are_all_named() -> None:
     disk = SimDisk()
     disk.make_directory("journal")
     data, headers, _ = chained([1, 1])
-    from mesh.spool.commit import Located  # noqa: PLC0415 - here only
-    from mesh.spool.frame import Whole  # noqa: PLC0415 - here only
-
     frames = [Located(1, Whole(0, headers[0])), Located(1, Whole(len(data) // 2, headers[1]))]
     assert sealing.pack(disk, Labels("s", "n"), frames).damaged == tuple(frames)
     disk.open(journal.journal_path(1), "create").write(data[: len(data) // 2 + 10], 0)

@@ -24,7 +24,7 @@ from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from simulator.clock import VirtualLoop
 from simulator.disk import SimDisk
-from tests.spool.world import SMALL, Said, audit, explained_of, resources
+from tests.spool.world import SMALL, Said, audit, explained_of, record, resources
 
 T = TypeVar("T")
 LANES = st.sampled_from([Lane.ALARMS, Lane.EVENTS, Lane.LOGS])
@@ -87,8 +87,6 @@ class SpoolMachine(RuleBasedStateMachine):
     def append_and_leave(self, lane: Lane) -> None:
         """Appends and does not wait: a crash may come first."""
         self.texts += 1
-        from tests.spool.world import record  # noqa: PLC0415 - not a name of the machine
-
         data = record(f"{self.texts}")
 
         async def leave() -> None:
@@ -108,7 +106,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self._do(asyncio.sleep(seconds))
 
     @rule(which=appended, below=st.booleans())
-    def release(self, which: tuple[Lane, int], below: bool) -> None:  # noqa: FBT001 - drawn
+    def release(self, which: tuple[Lane, int], *, below: bool) -> None:
         """A receipt: all below a number, or the one before it alone."""
         lane, stop = which
         numbers = Ranges(((0 if below else stop - 1, stop),))
@@ -127,7 +125,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.disk.faults.fail(operation, times=times)  # type: ignore[arg-type]
 
     @rule(times=st.integers(0, 40), whole=st.booleans())
-    def crash(self, times: int, whole: bool) -> None:  # noqa: FBT001 - drawn
+    def crash(self, times: int, *, whole: bool) -> None:
         """The power goes after some more changes, or now; then the spool is opened again."""
         if not whole:
             self.disk.faults.cut_power(times)
@@ -197,8 +195,8 @@ class SpoolMachine(RuleBasedStateMachine):
 
 TestSpoolMachine = SpoolMachine.TestCase
 TestSpoolMachine.settings = settings(
-    max_examples=400,
-    stateful_step_count=40,
+    max_examples=50,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

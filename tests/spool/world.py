@@ -211,7 +211,7 @@ async def audit(spool: Spool, said: Said, *, damaged: bool = False) -> None:
 
 def bounded_iter(numbers: Ranges) -> list[int]:
     """The numbers of a set, of which a huge span shows its beginning only."""
-    return [n for start, stop in numbers.spans for n in range(start, min(stop, start + 100_000))]
+    return [n for start, stop in numbers.spans for n in range(start, min(stop, start + 5_000))]
 
 
 def play(

@@ -269,7 +269,7 @@ _happenings = st.lists(
 def test_whatever_happens_all_is_sent_until_it_is_released(
     happenings: list[tuple[str, int]],
 ) -> None:
-    """Nothing unreleased is forgotten, the window holds, and receipts alone move what is released."""
+    """Nothing unreleased is forgotten, the window holds, receipts alone move what is released."""
     delivery = _delivery(DeliverySettings(window_batches=4, full_bytes=0))
     total, released, now, number = 40, 0, 0.0, 0
     under_way: list[int] = []

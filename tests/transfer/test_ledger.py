@@ -119,7 +119,7 @@ def test_the_chain_follows_over_what_is_explained() -> None:
 
 
 def test_holes_are_bounded() -> None:
-    """Refusal 13: a sender of every other number is refused, and may offer again; others are not."""
+    """Refusal 13: a sender of every other number is refused, and may offer again; no other is."""
     torn = Ranges(tuple((2 * n, 2 * n + 1) for n in range(LEDGER_SPANS_MAX)))
     known = replace(EMPTY, held=torn, next_seq=torn.end)
     with pytest.raises(Refused) as refused:

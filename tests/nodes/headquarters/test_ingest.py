@@ -34,6 +34,7 @@ from tests.nodes.headquarters.world import (
     ingest,
     rows,
 )
+from tests.schemas.samples import EXAMPLES
 
 PARTITION = ledger.partition_of("hall", "pump")
 
@@ -145,7 +146,7 @@ def test_what_does_not_verify_is_kept_refused_and_never_receipted(
             bad = bad._replace(node="pump")
         elif what == "chain":
             other = Sender()
-            other.batch([wire.encode(next(iter(EXAMPLE)))])
+            other.batch([wire.encode(EXAMPLES["event"])])
             other.next_seq = 0
             bad = bad._replace(node="pump", payload=other.batch(2).data)
         else:
@@ -155,14 +156,14 @@ def test_what_does_not_verify_is_kept_refused_and_never_receipted(
         assert [arrival for arrival, _ in desk.refused] == [bad]
         assert identities(tmp_path) == [("pump", "events", n) for n in range(3)]
         (event,) = (event for event in watcher.seen if isinstance(event, BatchSetAside))
-        assert Path(event.kept_as).read_bytes() == bad.payload
+        kept.append((Path(event.kept_as), bad.payload))
         assert {(r.node, r.lane) for r in desk.receipts} == {("pump", Lane.EVENTS)}
         assert not desk.waiting
 
-    from tests.schemas.samples import EXAMPLES  # noqa: PLC0415 - for one case
-
-    EXAMPLE = [EXAMPLES["event"]]  # noqa: N806 - of that case
+    kept: list[tuple[Path, bytes]] = []
     _play(main)
+    assert [path.read_bytes() for path, _ in kept] == [payload for _, payload in kept]
+    assert kept
 
 
 def test_a_record_that_is_not_understood_blocks_nobody(tmp_path: Path) -> None:
@@ -364,7 +365,7 @@ class _CrashNow(BaseException):
 class _Fuse:
     """Lets so many calls through, over all that is wrapped; then the process is gone."""
 
-    def __init__(self, calls: int, after: bool) -> None:  # noqa: FBT001 - before or after the call
+    def __init__(self, calls: int, *, after: bool) -> None:
         self.left = calls
         self.after = after
 
@@ -373,8 +374,8 @@ class _Fuse:
         fuse = self
 
         class _Fused:
-            def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the thing's own
-                found = getattr(thing, name)
+            def __getattr__(self, name: str) -> Callable[..., Any]:
+                found: Callable[..., Any] = getattr(thing, name)
                 if name not in names:
                     return found
                 if asyncio.iscoroutinefunction(found):
@@ -413,7 +414,7 @@ _STEPS = {
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_crash_between_any_two_steps(after: bool, tmp_path: Path) -> None:  # noqa: FBT001 - before or after the call
+def test_a_crash_between_any_two_steps(*, after: bool, tmp_path: Path) -> None:
     """For each call that the worker makes: it is killed there, and the next one goes on."""
     crashes = 0
     for step in range(200):
@@ -431,10 +432,10 @@ def test_a_crash_between_any_two_steps(after: bool, tmp_path: Path) -> None:  # 
                 [accounts.account(events, 1), first],
                 [events.batch(2), valve.batch(1)],
             ]
-            fuse = _Fuse(step, after)
+            fuse = _Fuse(step, after=after)
             life = 0
 
-            async def attempt(fused: bool) -> None:  # noqa: FBT001 - the first life, or a later one
+            async def attempt(*, fused: bool) -> None:
                 archive = Archive(root)
                 things = {"archive": archive, "ledgers": ledgers, "desk": desk}
                 if fused:
@@ -505,7 +506,7 @@ def test_a_store_that_loses_answers_only_delays(seed: int, tmp_path: Path) -> No
             for _ in range(12):
                 desk.put(*[sender.batch(rng.randint(1, 4)) for sender in senders])
                 await asyncio.sleep(rng.uniform(0, 2))
-            while desk.waiting:  # noqa: ASYNC110 - on virtual time
+            while desk.waiting:  # noqa: ASYNC110 - virtual time costs nothing
                 await asyncio.sleep(1)
             running.cancel()
         expected = sorted(
@@ -522,7 +523,7 @@ def test_a_store_that_loses_answers_only_delays(seed: int, tmp_path: Path) -> No
 def test_arrivals_are_opened_by_their_own_words_only() -> None:
     """The header's site, node and lane are the subject's: nobody speaks in another's name."""
     made = Sender().batch(1)
-    arrival = Arrival("hall", "pump", "events", made.data, False, 0)  # noqa: FBT003 - not redelivered
+    arrival = Arrival("hall", "pump", "events", made.data, redelivered=False, token=0)
     assert ingests._verify(arrival).header == made.header
     for change in ({"site": "yard"}, {"node": "valve"}, {"lane": "logs"}):
         with pytest.raises(Exception, match="foreign"):

@@ -1,4 +1,4 @@
-"""Batches as a spool makes them, arrivals without a network, and the archive as a reader sees it."""
+"""Batches as a spool makes them, arrivals without a network, the archive as a reader sees it."""
 
 import asyncio
 import random
@@ -89,8 +89,8 @@ class Desk:
                 item.header.node,
                 item.header.lane,
                 item.data,
-                False,
-                object(),  # noqa: FBT003
+                redelivered=False,
+                token=object(),
             )
             for item in found
         ]
