@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.messages import Lane
+from schemas.messages import Explained, Lane
 
 __all__ = [
     "AccountDelayed",
@@ -27,6 +27,20 @@ class SpoolOpened:
     epoch: str
     pending: Mapping[Lane, int]
     lost: Mapping[Lane, Mapping[str, int]]
+
+    @property
+    def told(self) -> str:
+        """For a person: what opening found, the worst first."""
+        void = self.lost.get(Lane.DECISIONS, {}).get(Explained.VOID, 0)
+        damaged = sum(reasons.get(Explained.DAMAGED, 0) for reasons in self.lost.values())
+        parts = [
+            f"{damaged} records are damaged" if damaged else "",
+            f"the last end was not clean: decisions published, not recorded: at most {void}"
+            if void
+            else "",
+            f"{sum(self.pending.values())} records are pending",
+        ]
+        return f"spool open in epoch {self.epoch}; " + "; ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,12 @@ from nodes.edge.recorder import Recorder
 from nodes.forwarder import Forwarder
 from nodes.settings import EdgeSettings
 from schemas.errors import MeshError
+from schemas.messages import Severity
 
 __all__ = ["edge"]
 
 _LOGGER: Final = logging.getLogger("holdfast.edge")
+_EVENTS: Final = logging.getLogger("holdfast.events")
 _ID_BYTES: Final = 16
 _PAGE_BYTES: Final = resource.getpagesize()
 
@@ -74,9 +76,10 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
     rng = random.Random(entropy(_ID_BYTES))  # noqa: S311 - jitter and session ids, not secrets
     node = settings.node
     place = Place(node.site, node.name, f"{rng.getrandbits(64):016x}")
-    recorder = Recorder(clock)
+    recorder = Recorder(clock, tell=_tell)
     async with AsyncExitStack() as stack:
         handler = recorder.log_handler()
+        handler.addFilter(lambda record: record.name != _EVENTS.name)  # recorded as events already
         logging.getLogger().addHandler(handler)
         stack.callback(logging.getLogger().removeHandler, handler)
         async with asyncio.TaskGroup() as starting:
@@ -209,6 +212,14 @@ async def _forwarder(
         JetStreamLink(LinkSettings(session, node.site, node.name), clock, rng)
     )
     return Forwarder(node.site, node.name, spool, link, DeliverySettings(), recorder)
+
+
+def _tell(severity: Severity, text: str) -> None:
+    """Tells a person of an event, on standard error."""
+    level = logging.INFO
+    if severity <= Severity.WARNING:
+        level = logging.ERROR if severity <= Severity.ERROR else logging.WARNING
+    _EVENTS.log(level, "%s", text)
 
 
 def _resident_bytes() -> int | None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Final
 
@@ -53,12 +53,19 @@ class Recorder:
     Args:
         clock: for the time of what is recorded.
         records: the spool; may be given later, by ``attach``.
+        tell: is told each event too, for a person who is there.
     """
 
-    def __init__(self, clock: Clock, records: Records | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        records: Records | None = None,
+        tell: Callable[[Severity, str], None] | None = None,
+    ) -> None:
         self.dropped: Counter[Lane] = Counter()
         """Records that were not taken, by lane."""
         self._clock = clock
+        self._tell = tell
         self._records: Records | None = None
         self._queue: deque[tuple[Lane, bytes]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,6 +97,8 @@ class Recorder:
         text = _clean(f"{name}: {told}" if told else name, _TEXT_CHARS_MAX)
         lane = Lane.ALARMS if severity <= Severity.ERROR else Lane.EVENTS
         self._put(lane, Event(now.wall_ns, now.mono_ns, name, severity, text, attributes))
+        if self._tell is not None:
+            self._tell(severity, getattr(event, "told", None) or text)
 
     def log_handler(self, level: int = logging.INFO) -> logging.Handler:
         """A handler for the ``logging`` module whose lines go to the lane ``logs``."""
