@@ -51,6 +51,14 @@ class Backlog:
         """Bytes of the frames that stand in journals only."""
         return sum(HEADER_BYTES + item.frame.header.body_bytes for item in self._fresh)
 
+    def bytes_outside(self, journal: int) -> int:
+        """The same, less those that stand in this journal."""
+        return sum(
+            HEADER_BYTES + item.frame.header.body_bytes
+            for item in self._fresh
+            if item.journal != journal
+        )
+
     @property
     def sealed_bytes(self) -> int:
         """Bytes of the batches on the shelf."""

@@ -4,8 +4,8 @@ Each slot is ``magic "HFcu", u32 bytes, u32 CRC-32`` and a ``Cursor`` in canonic
 slot begins in the middle of the file. Writes take turns, so a torn write spoils the slot that was
 already out of date, and of two readable slots the one with the higher generation holds. The cursor
 is durable before anything that it releases is unlinked; what is read on opening may stand in the
-page cache only, so it is written once more before it is acted upon. Losing it loses nothing: what is still
-there is sent again, and the receiver takes it once.
+page cache only, so it is written once more before it is acted upon. Losing it loses nothing: what
+is still there is sent again, and the receiver takes it once.
 """
 
 import struct

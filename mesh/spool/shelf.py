@@ -4,10 +4,10 @@
 names alone tell what is there, so a spool of any size opens by listing folders.
 
 Crash safety. The folders above are made, and their names durable, before the first batch. A batch
-is written beside (``….new``), synced, renamed, and its folder synced; only
-then does the journal that its frames came from go. A ``.new`` file is a crash's leaving and is
-removed on open. What a reader sees may stand in the page cache only, so the folders are synced once
-more before a journal goes. A batch and its journal may both be there: then the batch holds.
+is written beside (``….new``), synced, renamed, and its folder synced; only then does the journal
+that its frames came from go. A ``.new`` file is a crash's leaving and is removed on open. What a
+reader sees may stand in the page cache only, so the folders are synced once more on open, before a
+journal goes. A batch and its journal may both be there: then the batch holds.
 """
 
 import re

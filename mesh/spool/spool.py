@@ -19,76 +19,40 @@ epoch that is never recorded (``forgo``), and a new journal is tried every few s
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from mesh.ports import Clock, Disk, Observer
+from mesh.ports import Disk
 from mesh.spool import batch as batches
-from mesh.spool import cursor as cursors
-from mesh.spool import events, journal, sealing, shelf, store
+from mesh.spool import events, sealing, shelf, store
 from mesh.spool.accounts import statements
-from mesh.spool.batch import Batch, Labels
+from mesh.spool.batch import Batch
+from mesh.spool.chores import Chores
 from mesh.spool.commit import Located, Writer
 from mesh.spool.frame import Owner
-from mesh.spool.lane import LaneSettings, LaneState, LaneStatus
+from mesh.spool.lane import LaneState, LaneStatus
 from mesh.spool.pump import Appended, Pump
-from mesh.spool.retention import plan
+from mesh.spool.settings import DEFAULT_LANES, Resources, SpoolSettings
 from mesh.spool.shelf import Sealed
 from schemas import wire
 from schemas.errors import (
     Damaged,
     DiskFailed,
+    DiskReadOnly,
     Overloaded,
     Refused,
     RefusedBecause,
     StoreUnusable,
 )
-from schemas.limits import HOLDERS_MAX, JOURNAL_BYTES_MAX, NUMBERS_RESERVED
-from schemas.messages import Epoch, Explained, Identity, Lane
+from schemas.messages import Epoch, Identity, Lane
 from schemas.ranges import Ranges
 from schemas.stored import StoreIdentity
 
 __all__ = ["DEFAULT_LANES", "Appended", "Resources", "Spool", "SpoolSettings", "SpoolStatus"]
 
 _T = TypeVar("_T")
-_RETRY_SECONDS: Final = 5.0
-_CURSOR_PAUSE_SECONDS: Final = 0.2
-_AT_ONCE: Final = 0.0
-_RIDES_ALONG: Final = 1.0
-_FEW: Final = 4096
-
-DEFAULT_LANES: Final[Mapping[Lane, LaneSettings]] = {
-    Lane.ACCOUNT: LaneSettings(_AT_ONCE, _FEW),
-    Lane.ALARMS: LaneSettings(_AT_ONCE, _FEW),
-    Lane.DECISIONS: LaneSettings(0.005, NUMBERS_RESERVED),
-    Lane.EVENTS: LaneSettings(_AT_ONCE, _FEW),
-    Lane.METRICS: LaneSettings(_RIDES_ALONG, _FEW),
-    Lane.READINGS: LaneSettings(_RIDES_ALONG, NUMBERS_RESERVED),
-    Lane.LOGS: LaneSettings(_RIDES_ALONG, _FEW),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolSettings:
-    """What a spool is configured with.
-
-    Args:
-        labels: site, node, and what else stands on each batch.
-        bytes_max: what the folder may take.
-        lanes: how each lane is kept.
-        journal_bytes_max: a journal of at least so many bytes is sealed.
-    """
-
-    labels: Labels
-    bytes_max: int = 1 << 30
-    lanes: Mapping[Lane, LaneSettings] = field(default_factory=lambda: DEFAULT_LANES)
-    journal_bytes_max: int = JOURNAL_BYTES_MAX
-
-    def __post_init__(self) -> None:
-        assert self.journal_bytes_max <= JOURNAL_BYTES_MAX, "a reader reads no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,31 +76,6 @@ class SpoolStatus:
     lanes: Mapping[Lane, LaneStatus]
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What the composition root hands to a spool.
-
-    Args:
-        disk: the spool's own folder.
-        clock: for the times on frames.
-        writer: executor of one thread, for commits only.
-        worker: executor of one thread, for everything else that blocks.
-        entropy: random bytes.
-        boot: boot id, 16 bytes.
-        machine: machine id, 16 bytes.
-        observer: is told what happens.
-    """
-
-    disk: Disk
-    clock: Clock
-    writer: Executor
-    worker: Executor
-    entropy: Callable[[int], bytes]
-    boot: bytes
-    machine: bytes
-    observer: Observer
-
-
 class Spool:
     """Made by ``Spool.open``; ``maintain`` must run beside it; ended by ``close``."""
 
@@ -156,19 +95,7 @@ class Spool:
             for lane, found in survey.lanes.items()
         }
         self._unrecorded = Epoch(identity.epoch.counter, _random(resources))
-        self._cursor = survey.cursor
-        # What was read may stand in the page cache only: it is written again before it is used.
-        self._cursor_stale = survey.cursor.generation > 0
-        self._unlink = [
-            (lane, item) for lane, found in survey.lanes.items() for item in found.leaving
-        ]
-        self._given_up: list[tuple[Lane, Sealed]] = []
-        self._spoiled = [
-            (lane, item) for lane, found in survey.lanes.items() for item in found.spoiled
-        ]
         self._grown = asyncio.Event()
-        self._chores = asyncio.Event()
-        self._chores.set()
         journals = [content.number for content in survey.journals]
         marks = {lane: found.mark for lane, found in survey.lanes.items()}
         owner = Owner(identity.store, identity.epoch, resources.boot)
@@ -182,11 +109,20 @@ class Spool:
             self._after_commit,
             settings.journal_bytes_max,
         )
+        self._chores = Chores(
+            resources,
+            settings,
+            identity.epoch,
+            self._lanes,
+            self._pump,
+            survey,
+            self.state_accounts,
+        )
 
     def _after_commit(self) -> None:
         self._grown.set()
         if self._pump.closed_journals:
-            self._chores.set()
+            self._chores.wake()
 
     # --- opening and closing -----------------------------------------------------------------
 
@@ -225,8 +161,7 @@ class Spool:
         """
         await self._pump.close()
         try:
-            if self._pump.journal and self._cursor_stale:
-                await self._flush_cursor()
+            await self._chores.flush()
         except DiskFailed as failure:
             self._observe(events.ChoreFailed(str(failure)))
         finally:
@@ -261,7 +196,7 @@ class Spool:
         """How it stands now."""
         now = self._loop.time()
         lanes = {lane: state.status(now) for lane, state in self._lanes.items()}
-        used = self._used_bytes()
+        used = self._chores.used_bytes()
         growth = sum(status.bytes_per_second for status in lanes.values())
         left = max(0, self._settings.bytes_max - used)
         return SpoolStatus(
@@ -272,11 +207,6 @@ class Spool:
             left / growth / 3600 if growth > 0 else None,
             lanes,
         )
-
-    def _used_bytes(self) -> int:
-        backlogs = [state.backlog for state in self._lanes.values()]
-        shelved = sum(backlog.sealed_bytes for backlog in backlogs)
-        return shelved + self._pump.journal_bytes + sum(backlog.fresh_bytes for backlog in backlogs)
 
     # --- appending ---------------------------------------------------------------------------
 
@@ -312,21 +242,17 @@ class Spool:
     async def state_accounts(self) -> None:
         """Appends a full statement of each lane that ever had a number; later, while degraded."""
         accounts = statements(
-            self._resources.clock.now(), self._lanes, self.epoch, self._unrecorded, self._holders
+            self._resources.clock.now(),
+            self._lanes,
+            self.epoch,
+            self._unrecorded,
+            self._chores.holders,
         )
         records = [wire.encode(account) for account in accounts]
         try:
             await self.append(Lane.ACCOUNT, records).settled
         except (Overloaded, DiskFailed, Refused) as refused:
             self._observe(events.AccountDelayed(str(refused)))
-
-    def _holders(self, lane: Lane) -> dict[str, int]:
-        prefix = f"{self.epoch}/{lane}/"
-        return {
-            key.removeprefix(prefix): number
-            for key, number in self._cursor.holders.items()
-            if key.startswith(prefix)
-        }
 
     # --- forwarding --------------------------------------------------------------------------
 
@@ -360,32 +286,15 @@ class Spool:
         try:
             return await self._in_worker(_parse, self._resources.disk, lane, self.epoch, piece)
         except (Refused, Damaged, FileNotFoundError) as damage:
-            self._lanes[lane].backlog.drop([piece])
-            self._state_damage(lane, [(piece.first, piece.stop)], str(damage))
-            self._spoiled.append((lane, piece))
-            self._chores.set()
+            self._chores.note_damaged_batch(lane, piece, str(damage))
             return None
 
     async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:
         packed = await self._in_worker(
             sealing.pack, self._resources.disk, self._settings.labels, piece
         )
-        self._state_damaged_frames(lane, packed.damaged)
+        self._chores.note_damaged_frames(lane, packed.damaged)
         return packed.batches[0] if packed.batches else None
-
-    def _state_damaged_frames(self, lane: Lane, damaged: Sequence[Located]) -> None:
-        if damaged:
-            self._lanes[lane].backlog.seal(damaged, ())
-            spans = [(item.frame.header.first, item.frame.header.stop) for item in damaged]
-            self._state_damage(lane, spans, "a frame no longer matches its checksum")
-
-    def _state_damage(self, lane: Lane, spans: Sequence[tuple[int, int]], detail: str) -> None:
-        numbers = Ranges.of(spans) - self._lanes[lane].backlog.released
-        if not numbers:
-            return
-        self._lanes[lane].explain(Explained.DAMAGED, numbers)
-        self._pump.rotate()
-        self._observe(events.DamageFound(lane, str(numbers), detail))
 
     def release(self, lane: Lane, numbers: Ranges, holder: str) -> None:
         """Takes what a receipt said: the next holder has these numbers durably, or knows why not.
@@ -405,135 +314,13 @@ class Spool:
                 RefusedBecause.BEYOND_SENT,
                 f"{holder} says {lane} below {numbers.end}, but only {durable} were ever written",
             )
-        gone = state.backlog.release(numbers)
-        self._unlink += [(lane, item) for item in gone]
-        self._cursor = replace(self._cursor, holders=self._holders_with(lane, holder))
-        self._cursor_stale = True
-        self._chores.set()
+        self._chores.note_release(lane, state.backlog.release(numbers), holder)
 
-    def _holders_with(self, lane: Lane, holder: str) -> dict[str, int]:
-        """The holders with this one as the newest; of too many the oldest is forgotten."""
-        prefix, key = f"{self.epoch}/{lane}/", f"{self.epoch}/{lane}/{holder}"
-        holders = {name: number for name, number in self._cursor.holders.items() if name != key}
-        others = [name for name in holders if name.startswith(prefix)]
-        if len(others) >= HOLDERS_MAX:
-            del holders[others[0]]
-        return {**holders, key: self._lanes[lane].backlog.released.watermark()}
-
-    # --- chores: sealing, the cursor, eviction -------------------------------------------------
+    # --- chores ------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
         """Seals, writes the cursor, evicts, as the need arises. Runs until cancelled."""
-        while True:
-            await self._chores.wait()
-            self._chores.clear()
-            try:
-                await self._do_chores()
-            except DiskFailed as failure:
-                self._observe(events.ChoreFailed(str(failure)))
-                self._loop.call_later(_RETRY_SECONDS, self._chores.set)
-            await asyncio.sleep(_CURSOR_PAUSE_SECONDS)
-
-    async def _do_chores(self) -> None:
-        if self._pump.journal and (self._cursor_stale or self._unlink):
-            await self._flush_cursor()
-        unsealed = None
-        try:
-            # Until the first journal of this life is durable, the old ones alone tell the numbers.
-            while self._pump.journal and self._pump.closed_journals:
-                await self._seal(self._pump.closed_journals[0])
-                self._pump.closed_journals.pop(0)
-        except DiskFailed as failure:
-            # A full disk fails the sealing, and is what evicting helps against.
-            unsealed = failure
-        await self._evict()
-        await self._set_aside_spoiled()
-        if unsealed is not None:
-            raise unsealed
-
-    async def _flush_cursor(self) -> None:
-        """Makes what was released durable, then unlinks what nobody needs any more."""
-        unlink = list(self._unlink)
-        self._cursor_stale = False
-        released = dict(self._cursor.released)
-        for lane, state in self._lanes.items():
-            if state.backlog.released:
-                released[f"{self.epoch}/{lane}"] = state.backlog.released
-        # Only a success counts up: a second attempt goes to the same slot, never to the good one.
-        cursor = replace(self._cursor, generation=self._cursor.generation + 1, released=released)
-        try:
-            await self._in_worker(cursors.store, self._resources.disk, cursor)
-        except DiskFailed:
-            self._cursor_stale = True
-            raise
-        self._cursor = replace(self._cursor, generation=cursor.generation, released=released)
-        await self._clear(unlink, self._unlink)
-
-    async def _clear(
-        self, items: Sequence[tuple[Lane, Sealed]], noted: list[tuple[Lane, Sealed]]
-    ) -> None:
-        """Unlinks batches, and strikes each off the list where it was noted."""
-        for lane, item in items:
-            await self._in_worker(shelf.clear, self._resources.disk, lane, self.epoch, [item])
-            noted.remove((lane, item))
-
-    async def _set_aside_spoiled(self) -> None:
-        """Takes damaged batches off the shelf, once their loss is durably stated."""
-        if not self._spoiled or not await self.commit():
-            return
-        for lane, item in list(self._spoiled):
-            disk = self._resources.disk
-            name = await self._in_worker(store.set_aside, disk, lane, self.epoch, item)
-            self._spoiled.remove((lane, item))
-            if name:
-                self._observe(events.Quarantined(name))
-
-    async def _seal(self, number: int) -> None:
-        """Shelves what is pending of a closed journal, then unlinks the journal."""
-        frames = {
-            lane: pending
-            for lane, state in self._lanes.items()
-            if (pending := state.backlog.in_journal(number))
-        }
-        if frames:
-            done = await self._in_worker(
-                sealing.seal, self._resources.disk, self._settings.labels, frames
-            )
-            for lane, pending in frames.items():
-                gone = self._lanes[lane].backlog.seal(pending, done.batches[lane])
-                self._unlink += [(lane, item) for item in gone]
-                self._cursor_stale = self._cursor_stale or bool(gone)
-                self._state_damaged_frames(lane, done.damaged[lane])
-            if any(done.damaged.values()) and not await self.commit():
-                raise DiskFailed(f"journal {number} stays: a loss could not be stated")
-        if self._cursor_stale:
-            await self._flush_cursor()
-        await self._in_worker(self._resources.disk.unlink, journal.journal_path(number))
-
-    async def _evict(self) -> None:
-        """Gives up what does not fit: states the loss, makes that durable, then unlinks.
-
-        What was given up and could not be stated is stated and unlinked the next time.
-        """
-        shelves = {lane: state.backlog.on_shelf for lane, state in self._lanes.items()}
-        evictions = plan(shelves, self._used_bytes(), self._settings.bytes_max)
-        if not evictions and not self._given_up:
-            return
-        by_lane: dict[Lane, list[Sealed]] = {}
-        for eviction in evictions:
-            by_lane.setdefault(eviction.lane, []).append(eviction.batch)
-        for lane, items in by_lane.items():
-            state = self._lanes[lane]
-            state.backlog.drop(items)
-            numbers = Ranges.of([(item.first, item.stop) for item in items])
-            state.explain(Explained.EVICTED, numbers - state.backlog.released)
-            self._given_up += [(lane, item) for item in items]
-            self._observe(events.Evicted(lane, str(numbers)))
-        self._pump.rotate()
-        if not await self.commit():
-            raise DiskFailed("an eviction could not be stated yet; nothing was unlinked")
-        await self._clear(list(self._given_up), self._given_up)
-        await self.state_accounts()
+        await self._chores.run()
 
     async def _in_worker(self, job: Callable[..., _T], *arguments: object) -> _T:
         return await self._loop.run_in_executor(self._resources.worker, job, *arguments)
@@ -550,7 +337,13 @@ def _open_files(
     Returns:
         Its identity, what it holds, and the names under which broken bytes were kept.
     """
-    resources.disk.make_directory("")
+    try:
+        resources.disk.make_directory("")
+    except DiskFailed as refused:
+        problem = StoreUnusable(f"the folder of the spool cannot be made: {refused}")
+        if isinstance(refused, DiskReadOnly):
+            problem.exit_code = refused.exit_code
+        raise problem from refused
     resources.disk.lock(store.LOCK)
     try:
         return _open_locked(resources, settings)

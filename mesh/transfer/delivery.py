@@ -5,20 +5,19 @@
 For each lane a sender knows three places: up to where a receipt has *released*, up to where it has
 *sent*, and which batches are *under way*. The rules:
 
-- Only a receipt releases. That the transport accepted a batch makes room in the window, nothing
-else.
+- Only a receipt releases. That the transport accepted a batch makes room in the window, and that
+  is all.
 - After a break, and when an accepted batch has had no receipt for ``receipt_seconds``, sending goes
-back to the first number that is
-  not released: a transport may lose what it accepted, and the receiver takes each number once.
+  back to the first number that is not released: a transport may lose what it accepted, and the
+  receiver takes each number once.
 - The most urgent lane goes first. A lane that has nothing more to send after a small batch lingers,
-so that a trickle of records becomes few batches; a lane that has a backlog does not.
+  so that a trickle of records becomes few batches; a lane that has a backlog does not.
 - Each sending has a ticket. What is said of a sending from before a break changes nothing: its
-numbers were sent again already.
+  numbers were sent again already.
 - A refusal pauses its lane until it may be tried again; the other lanes go on.
 - A receipt is refused, and the data kept, when it is for another node or epoch, speaks of numbers
-that were never written, or names a
-  chain that is not the one that was sent. An older receipt than the last of the same holder's life
-  changes nothing.
+  that were never written, or names a chain that is not the one that was sent. An older receipt than
+  the last of the same holder's life changes nothing.
 """
 
 from collections.abc import Mapping

@@ -4,24 +4,22 @@ The order of a commit, for the arrivals of one partition that came together, as 
 ``INGEST_RAW_BYTES_MAX``:
 
 1. *verify*: header, digest, body, chain; what does not verify is refused and set aside, never
-receipted. A record whose layout is not known here is archived as it is: the batch proves what it
-is, and a newer node must not be blocked by an older headquarters;
+   receipted. A record whose layout is not known here is archived as it is: the batch proves what it
+   is, and a newer node must not be blocked by an older headquarters;
 2. *subtract*: the ledger says which numbers are new;
 3. *stage*: the new rows go to staged files, synced, under a name that is never used again;
 4. *commit*: compare-and-set of the partition's ledger, which counts the numbers as held and names
-the staged files. This
-   is the commit point. Where its outcome is not known, the ledger is read again: the name is in it,
-   or not yet. Then the ledger is replaced by itself: a commit that is still under way expects the
-   version before, and can no longer take effect;
+   the staged files. This is the commit point. Where its outcome is not known, the ledger is read
+   again: the name is in it, or not yet. Then the ledger is replaced by itself: a commit that is
+   still under way expects the version before, and can no longer take effect;
 5. *publish*: the staged files are renamed into the archive;
 6. *receipt*: the new ledger's statement goes to the origin;
 7. *accept*: the transport may forget the batches.
 
 Killed before 4: the batches come again, the staged files are named by no ledger, nor will be, and
-are discarded.
-Killed between 4 and 5: the next ingest finds the files staged and named, and publishes them. Killed
-before 6 or 7: the batches come again, bring nothing new, and are receipted. So each number has one
-row, and a receipt never speaks of what is not durable.
+are discarded. Killed between 4 and 5: the next ingest finds the files staged and named, and
+publishes them. Killed before 6 or 7: the batches come again, bring nothing new, and are receipted.
+So each number has one row, and a receipt never speaks of what is not durable.
 
 An archive's folder is one worker's alone: another's staged files look like a crash's leaving.
 """

@@ -209,10 +209,14 @@ def test_few_spans_are_said_as_they_are() -> None:
     assert explained.all_of(stated) == Ranges(((3, 5), (6, 7), (9, 10)))
 
 
-@given(st.integers(0, 3), st.booleans(), st.randoms(use_true_random=False))
+@given(
+    reasons=st.integers(0, 3),
+    online=st.booleans(),
+    generator=st.randoms(use_true_random=False),
+)
 def test_many_spans_merge_and_none_is_forgotten(
-    reasons: int,
     *,
+    reasons: int,
     online: bool,
     generator: random.Random,
 ) -> None:

@@ -213,10 +213,10 @@ def test_sealing_that_fails_is_tried_again() -> None:
                 await spool.commit()
                 disk.faults.fail(operation, errno.ENOSPC)  # type: ignore[arg-type]
                 with pytest.raises(DiskFailed):
-                    await spool._do_chores()
+                    await spool._chores.do()
                 assert 1 in journal.numbers(disk), operation
                 await audit(spool, said)
-                await spool._do_chores()
+                await spool._chores.do()
                 assert journal.numbers(disk) == [2]
                 await audit(spool, said)
             async with opened(disk) as spool:
@@ -484,8 +484,8 @@ def test_holders_are_bounded() -> None:
             await Said().append(spool, Lane.EVENTS, ["a"])
             for n in range(1000):
                 spool.release(Lane.EVENTS, Ranges(((0, 1),)), f"holder-{n}")
-            assert len(spool._holders(Lane.EVENTS)) == HOLDERS_MAX
-            assert "holder-999" in spool._holders(Lane.EVENTS)
+            assert len(spool._chores.holders(Lane.EVENTS)) == HOLDERS_MAX
+            assert "holder-999" in spool._chores.holders(Lane.EVENTS)
             await asyncio.sleep(1)
             assert len(cursors.load(disk).holders) == HOLDERS_MAX
 
@@ -543,23 +543,23 @@ def test_a_loss_that_cannot_be_stated_is_not_a_loss_yet() -> None:
                 assert await said.append(spool, Lane.LOGS, [text])
                 spool._pump.rotate()
                 await spool.commit()
-            real = spool._evict
+            real = spool._chores._evict
 
             async def fails() -> None:
                 for number in range(1, 60):
                     disk.faults.fail("create", times=100, path=journal.journal_path(number))
                 await real()
 
-            spool._evict = fails  # type: ignore[method-assign]
+            spool._chores._evict = fails  # type: ignore[method-assign]
             with pytest.raises(DiskFailed, match="eviction"):
-                await spool._do_chores()
+                await spool._chores.do()
             assert len(_batches(disk, Lane.LOGS)) == 6, "nothing was unlinked"
             for image in disk.crash_images(random.Random(0), samples_max=20):
                 async with opened(image) as other:
                     await audit(other, said)
             disk.faults._planted.clear()
-            spool._evict = real  # type: ignore[method-assign]
-            await spool._do_chores()
+            spool._chores._evict = real  # type: ignore[method-assign]
+            await spool._chores.do()
             assert len(_batches(disk, Lane.LOGS)) < 6
             await audit(spool, said)
 
@@ -577,14 +577,14 @@ def test_a_disk_too_full_to_seal_is_helped_by_giving_up() -> None:
                 await said.append(spool, Lane.LOGS, [random.Random(n).randbytes(1000).hex()])
                 spool._pump.rotate()
                 await spool.commit()
-            await spool._do_chores()
+            await spool._chores.do()
             await said.append(spool, Lane.LOGS, ["one more"])
             spool._pump.rotate()
             await spool.commit()
-            spool._settings = replace(CALM, bytes_max=5000)
+            spool._chores._settings = replace(CALM, bytes_max=5000)
             disk.faults.fail("create", errno.ENOSPC)
             with pytest.raises(DiskFailed):
-                await spool._do_chores()
+                await spool._chores.do()
             assert len(_batches(disk, Lane.LOGS)) < 6
             await audit(spool, said)
 
