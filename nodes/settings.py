@@ -383,7 +383,9 @@ class Settings(Section):
     broker: BrokerSection | None = None
     spool: SpoolSection = SpoolSection()
     decisions: Annotated[tuple[DecisionSection, ...], Field(max_length=64)] = ()
-    uplinks: Annotated[tuple[UplinkSection, ...], Field(max_length=16)] = ()
+    uplinks: Annotated[
+        tuple[UplinkSection, ...], Field(max_length=1, description="at most one, for now")
+    ] = ()
     headquarters: HeadquartersSection | None = None
     log: LogSection = LogSection()
     health: HealthSection = HealthSection()

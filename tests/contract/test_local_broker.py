@@ -611,9 +611,9 @@ def test_birth_is_said_again_after_each_reconnection(site: Site) -> None:
             groups = witness.groups()
             said = [d.payload for d in await take(groups, 1)]
             site.cut(node)
-            while len(said) < 3:
+            while said.count(b"online") < 2:
                 said.extend(d.payload for d in await anext(groups))
-            assert said == [b"online", b"offline", b"online"]
+            assert said in ([b"online", b"offline", b"online"], [b"online", b"online"])
 
     run(scenario)
 
