@@ -24,12 +24,10 @@ this one. A *control* frame (lane code 0, count 0) has a message of ``schemas.st
 What a scan makes of bytes that do not verify:
 
 - a whole header with a bad or short body is ``Broken`` *with* its header: that frame was written
-and may have been
-  acknowledged, so its numbers are known and are lost;
+  and may have been acknowledged, so its numbers are known and are lost;
 - bytes with no whole header are ``Broken`` *without* one. At the end, with nothing valid behind,
-they are a torn tail: a crash
-  left them, nothing in them was acknowledged. Anywhere else they are damage, and the numbers follow
-  from the neighbours.
+  they are a torn tail: a crash left them, nothing in them was acknowledged. Anywhere else they are
+  damage, and the numbers follow from the neighbours.
 """
 
 import struct

@@ -4,12 +4,12 @@ Promises, in the order in which the code keeps them:
 
 1. A number is handed out only below a reservation that is durable, so none is ever used twice.
 2. ``Appended.settled`` becomes true only after the records' bytes are synced. Where it becomes
-false, their numbers are explained.
+   false, their numbers are explained.
 3. Only ``release`` releases, and it is only called with what a receipt said. The cursor is durable
-before anything is unlinked.
+   before anything is unlinked.
 4. What is given up is stated in a durable journal header before it is unlinked, and in an account.
 5. For each lane: ``next_seq = released + pending + waiting + explained``, counted as sets of
-numbers.
+   numbers.
 
 Two threads serve the loop. The *writer* frames, writes and syncs groups, nothing else. The *worker*
 reads back, seals, writes the cursor and unlinks; its jobs run one after another, so a file is never

@@ -5,8 +5,8 @@
 For each lane a sender knows three places: up to where a receipt has *released*, up to where it has
 *sent*, and which batches are *under way*. The rules:
 
-- Only a receipt releases. That the transport accepted a batch makes room in the window, and that
-  is all.
+- Only a receipt releases. That the transport accepted a batch makes room in the window, and that is
+  all.
 - After a break, and when an accepted batch has had no receipt for ``receipt_seconds``, sending goes
   back to the first number that is not released: a transport may lose what it accepted, and the
   receiver takes each number once.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas import wire
 from schemas.errors import Refused, RefusedBecause
+from schemas.layouts import LAYOUTS
 from schemas.limits import RANGES_MAX, TEXT_CHARS_MAX
 from schemas.messages import Account, Decision, Event, Lane, LogLine, MetricPoint, Severity
 from schemas.ranges import Ranges
@@ -35,7 +36,7 @@ def test_there_is_an_example_of_each_kind(name: str) -> None:
     """What golden files and the tests below stand on."""
     assert wire.decode(wire.encode(EXAMPLES[name])) == EXAMPLES[name]
     assert wire.kind_of(wire.encode(EXAMPLES[name])) == name
-    kinds = {layout.cls.__name__.lower() for layout in wire._LAYOUTS}
+    kinds = {layout.cls.__name__.lower() for layout in LAYOUTS}
     assert kinds == set(EXAMPLES), "each kind, and no more"
 
 

@@ -1,0 +1,277 @@
+"""The table of messages on the wire: kind, version, fields in their order, their bounds. Pure.
+
+Kinds and versions never change their meaning; a new layout takes a new version. Kinds below 16 are
+records of lanes, below 32 what holders say to each other, the rest what they write about
+themselves.
+"""
+
+from typing import Final
+
+from schemas.forms import (
+    BOOLEAN,
+    COUNT,
+    FINITE,
+    FLOAT,
+    NUMBER,
+    RANGES,
+    SEQ,
+    TIME,
+    UINT64,
+    Form,
+    binary,
+    integer,
+    layout,
+    mapping,
+    one_of,
+    optional,
+    sequence,
+    text,
+)
+from schemas.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_RAW_BYTES_MAX,
+    DECISION_REASONS_MAX,
+    DECISION_VALUES_MAX,
+    EXTENSIONS_MAX,
+    FRAMES_PER_BATCH_MAX,
+    IDENTIFIER_CHARS_MAX,
+    LEDGER_FILES_MAX,
+    LEDGER_LANES_MAX,
+    MODEL_FIELDS_MAX,
+    RECORDS_PER_FRAME_MAX,
+    TEXT_CHARS_MAX,
+    TOPIC_BYTES_MAX,
+)
+from schemas.messages import (
+    Account,
+    BatchHeader,
+    Codec,
+    Decision,
+    Epoch,
+    Event,
+    Lane,
+    LogLine,
+    MetricPoint,
+    Origin,
+    Reading,
+    Receipt,
+    Severity,
+    Stage,
+)
+from schemas.stored import (
+    Closed,
+    Cursor,
+    JournalHeader,
+    LaneLedger,
+    LaneMark,
+    Numbers,
+    PartitionLedger,
+    Reserved,
+    StoreIdentity,
+)
+
+__all__ = ["LAYOUTS"]
+
+_NAME: Final = text(IDENTIFIER_CHARS_MAX)
+_LABEL: Final = text(256)
+_TEXT: Final = text(TEXT_CHARS_MAX)
+_TOPIC: Final = text(TOPIC_BYTES_MAX)
+_ID: Final = binary(16)
+_DIGEST: Final = binary(32)
+_MAYBE_ID: Final = binary(0, 16)
+_CHAIN: Final = binary(16)
+_LANE: Final = one_of(Lane)
+_REASONS: Final = mapping(_NAME, RANGES, 64)
+_EXTENSION: Final = Form(lambda raw: raw if type(raw) is bytes else binary().parse(raw))
+_EXTENSIONS: Final = mapping(_LABEL, _EXTENSION, EXTENSIONS_MAX)
+_LABELS: Final = mapping(_LABEL, _TEXT, 64)
+_SIGNATURE: Final = binary(0, 64)
+
+_EPOCH: Final = layout(0, Epoch, counter=UINT64, random=UINT64).form()
+_ORIGIN: Final = layout(
+    0,
+    Origin,
+    name=_NAME,
+    topic=_TOPIC,
+    model_name=_LABEL,
+    model_version=_LABEL,
+    model_digest=_DIGEST,
+    policy_digest=_DIGEST,
+    session=_NAME,
+    labels=sequence(_LABEL, DECISION_VALUES_MAX),
+).form()
+_MARK: Final = layout(0, LaneMark, next_seq=SEQ, chain=_CHAIN).form()
+_NUMBERS: Final = layout(
+    0, Numbers, mark=_MARK, reserved=SEQ, explained=_REASONS, statement=COUNT
+).form()
+_LANE_LEDGER: Final = layout(
+    0,
+    LaneLedger,
+    site=_NAME,
+    node=_NAME,
+    epoch=_EPOCH,
+    lane=_LANE,
+    held=RANGES,
+    explained=_REASONS,
+    next_seq=SEQ,
+    statement=COUNT,
+    chain=_CHAIN,
+    chain_at=SEQ,
+    duplicates=COUNT,
+    seen_wall_ns=TIME,
+).form()
+
+LAYOUTS: Final = (
+    layout(
+        1,
+        Decision,
+        origin=_ORIGIN,
+        wall_ns=TIME,
+        mono_ns=TIME,
+        read_ns=TIME,
+        verdict=_LABEL,
+        confidence=FINITE,
+        values=sequence(NUMBER, DECISION_VALUES_MAX),
+        reasons=sequence(_LABEL, DECISION_REASONS_MAX),
+        inputs=COUNT,
+        input_digest=_MAYBE_ID,
+        valid_for_ms=COUNT,
+        replay=BOOLEAN,
+        trace=_ID,
+    ),
+    layout(
+        2,
+        Event,
+        wall_ns=TIME,
+        mono_ns=TIME,
+        name=_LABEL,
+        severity=one_of(Severity),
+        text=_TEXT,
+        attributes=_LABELS,
+    ),
+    layout(
+        3,
+        LogLine,
+        wall_ns=TIME,
+        mono_ns=TIME,
+        severity=one_of(Severity),
+        logger=_LABEL,
+        text=_TEXT,
+    ),
+    layout(4, MetricPoint, wall_ns=TIME, mono_ns=TIME, name=_LABEL, value=FLOAT, labels=_LABELS),
+    layout(
+        5,
+        Reading,
+        wall_ns=TIME,
+        mono_ns=TIME,
+        topic=_TOPIC,
+        values=mapping(_LABEL, FLOAT, MODEL_FIELDS_MAX),
+    ),
+    layout(
+        6,
+        Account,
+        wall_ns=TIME,
+        mono_ns=TIME,
+        lane=_LANE,
+        epoch=_EPOCH,
+        number=COUNT,
+        next_seq=SEQ,
+        explained=_REASONS,
+        released=mapping(_LABEL, SEQ, 64),
+    ),
+    layout(
+        16,
+        BatchHeader,
+        store=_ID,
+        site=_NAME,
+        node=_NAME,
+        epoch=_EPOCH,
+        lane=_LANE,
+        first=SEQ,
+        last=SEQ,
+        count=SEQ,
+        present=RANGES,
+        frames=sequence(integer(1, RECORDS_PER_FRAME_MAX), FRAMES_PER_BATCH_MAX),
+        chain_before=_CHAIN,
+        chain_after=_CHAIN,
+        first_wall_ns=TIME,
+        last_wall_ns=TIME,
+        clock_trusted=BOOLEAN,
+        boot=_ID,
+        codec=one_of(Codec),
+        schema=_LABEL,
+        raw_bytes=integer(1, BATCH_RAW_BYTES_MAX),
+        # What does not shrink grows by the frame around it.
+        body_bytes=integer(1, BATCH_BYTES_MAX),
+        body_digest=_DIGEST,
+        priority=integer(0, 255),
+        expires_wall_ns=optional(TIME),
+        region=_LABEL,
+        tenant=_LABEL,
+        sealed=BOOLEAN,
+        key_ids=sequence(_LABEL, 16),
+        derived_from=sequence(_DIGEST, 64),
+        method=_LABEL,
+        critical=_EXTENSIONS,
+        optional=_EXTENSIONS,
+        signature=_SIGNATURE,
+    ),
+    layout(
+        17,
+        Receipt,
+        holder=_NAME,
+        life=_EPOCH,
+        number=COUNT,
+        stage=one_of(Stage),
+        site=_NAME,
+        node=_NAME,
+        epoch=_EPOCH,
+        lane=_LANE,
+        watermark=SEQ,
+        chain=_MAYBE_ID,
+        chain_at=SEQ,
+        held=RANGES,
+        credit_bytes=COUNT,
+        not_before_ms=COUNT,
+        key_id=_LABEL,
+        signature=_SIGNATURE,
+    ),
+    layout(
+        32,
+        StoreIdentity,
+        store=_ID,
+        site=_NAME,
+        node=_NAME,
+        epoch=_EPOCH,
+        parent=optional(_EPOCH),
+        machine=_ID,
+    ),
+    layout(
+        33,
+        JournalHeader,
+        store=_ID,
+        epoch=_EPOCH,
+        boot=_ID,
+        number=COUNT,
+        wall_ns=TIME,
+        lanes=mapping(_LANE, _NUMBERS, len(Lane)),
+    ),
+    layout(34, Reserved, lanes=mapping(_LANE, SEQ, len(Lane))),
+    layout(35, Closed, lanes=mapping(_LANE, SEQ, len(Lane))),
+    layout(
+        36,
+        Cursor,
+        generation=COUNT,
+        released=mapping(_LABEL, RANGES, 1024),
+        holders=mapping(_LABEL, SEQ, 1024),
+    ),
+    layout(
+        37,
+        PartitionLedger,
+        holder=_NAME,
+        life=_EPOCH,
+        receipts=COUNT,
+        lanes=sequence(_LANE_LEDGER, LEDGER_LANES_MAX),
+        files=sequence(_LABEL, LEDGER_FILES_MAX),
+    ),
+)
