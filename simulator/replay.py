@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "Table", "replay"]
 
+_DELIMITERS: Final = ",;\t|"
+_TIME_NAMES: Final = frozenset({"time", "datetime", "timestamp", "date"})
 _GROUP_ROWS: Final = 256
 _CONNECT_SECONDS: Final = 15.0
 _MS: Final = 1000
@@ -51,8 +53,9 @@ class Table:
 
     Args:
         path: the file; its first line names the columns.
-        delimiter: between cells.
-        time: name of the time column (ISO 8601, UTC where it says no zone); empty for none.
+        delimiter: between cells; empty for the most frequent of comma, semicolon, tab and bar.
+        time: name of the time column (ISO 8601, UTC where it says no zone); empty for one that is
+            called time, datetime, timestamp or date, where there is one.
         ignore: columns that are no sensors.
         rename: field names by column names.
 
@@ -65,18 +68,20 @@ class Table:
         self, path: Path, delimiter: str, time: str, ignore: set[str], rename: dict[str, str]
     ) -> None:
         self._path = path
-        self._delimiter = delimiter
-        self._time = time
         self._rename = rename
         with path.open(newline="", encoding="utf-8-sig") as file:
-            names = next(csv.reader(file, delimiter=delimiter), [])
+            head = file.readline()
+        self._delimiter = delimiter or max(_DELIMITERS, key=head.count)
+        names = next(csv.reader([head], delimiter=self._delimiter), [])
+        times = [name for name in names if name.lower() in _TIME_NAMES]
+        self._time = time or next(iter(times), "")
         missing = sorted(({time} - {""} | ignore | set(rename)) - set(names))
         if missing:
             raise ValueError(
                 f"{path} has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}"
                 " (is the delimiter right?)"
             )
-        self._columns = [name for name in names if name not in ignore | {time}]
+        self._columns = [name for name in names if name not in ignore | {self._time}]
 
     def rows(self) -> Iterator[Row]:
         """The rows in their order."""
@@ -161,8 +166,8 @@ def replay(
     file: Annotated[Path, typer.Argument(help="a CSV file whose first line names the columns")],
     topic: Annotated[str, typer.Option(help="where to publish")] = "plant/replay/telemetry",
     broker: Annotated[str, typer.Option(help="host:port of the local broker")] = "127.0.0.1:1883",
-    delimiter: Annotated[str, typer.Option(help="between cells")] = ",",
-    time: Annotated[str, typer.Option(help="the column with the time; none by default")] = "",
+    delimiter: Annotated[str, typer.Option(help="between cells; found out by default")] = "",
+    time: Annotated[str, typer.Option(help="the column with the time; found by its name")] = "",
     ignore: Annotated[str, typer.Option(help="columns that are no sensors, comma-separated")] = "",
     rename: Annotated[
         list[str] | None, typer.Option("--map", help="COLUMN=FIELD; may be given many times")

@@ -61,6 +61,7 @@ MARGIN: Final = 1.25
 DRIFT: Final = 2.0
 
 DEMO_FILE: Final = Path(__file__).parent / "models" / "pump.onnx"
+SINGLE_FILE: Final = DEMO_FILE.with_name("pump-single.onnx")
 _DEMO_SEED: Final = 2026
 _DEMO_PUMPS: Final = 8
 _DEMO_READINGS: Final = 3_600
@@ -218,21 +219,29 @@ def export(model: TrainedModel) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def demo() -> TrainedModel:
-    """The model that is shipped: trained on pumps of `simulator.plant` that have no faults."""
+def demo(window: int = 10) -> TrainedModel:
+    """A model that is shipped: trained on pumps of `simulator.plant` that have no faults.
+
+    Args:
+        window: readings in a window: 10 for ``pump.onnx``, 1 for ``pump-single.onnx``, which
+            decides on each reading alone and sees less.
+    """
     pumps = tuple(f"pump-{number + 1}" for number in range(_DEMO_PUMPS))
     plant = Plant(seed=_DEMO_SEED, pumps=pumps, quiet_seconds=float("inf"))
     taken = islice(plant.readings(), _DEMO_PUMPS * _DEMO_READINGS)
     rows = np.array([list(reading.fields.values()) for reading in taken])
     runs = rows.reshape(_DEMO_READINGS, _DEMO_PUMPS, len(FIELDS)).swapaxes(0, 1)
-    return train(runs, FIELDS, margin=_DEMO_MARGIN)
+    name = "pump" if window > 1 else "pump-single"
+    return train(runs, FIELDS, name=name, window=window, margin=_DEMO_MARGIN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: trains, writes the file, and says what it wrote on a line of JSON."""
-    parser = argparse.ArgumentParser(prog="simulator.train", description=demo.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="simulator.train", description="Trains a model on normal running."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--demo", action="store_true", help="train the model that is shipped")
+    source.add_argument("--demo", action="store_true", help="train the models that are shipped")
     source.add_argument("--csv", type=Path, help="train on a file with a line of names")
     parser.add_argument("--rows", type=int, help="use only the first ROWS rows of the file")
     parser.add_argument("--delimiter", default=",", help="what is between the columns")
@@ -240,20 +249,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ignore", default="", help="other columns that are no fields: a,b")
     parser.add_argument("--name", default="pump", help="what the model is called")
     parser.add_argument("--version", default="1", help="which one of that name")
-    parser.add_argument("--output", type=Path, default=DEMO_FILE, help="the file to write")
+    parser.add_argument("--output", type=Path, default=Path("model.onnx"), help="for --csv")
     asked = parser.parse_args(arguments)
     if asked.demo:
-        model = demo()
+        _write(demo(), DEMO_FILE)
+        _write(demo(window=1), SINGLE_FILE)
     else:
         ignored = {asked.time, *asked.ignore.split(",")}
         fields, rows = _read(asked.csv, asked.delimiter, ignored, asked.rows)
-        model = train(rows, fields, name=asked.name, version=asked.version)
-    content = export(model)
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    asked.output.write_bytes(content)
-    told = {"output": str(asked.output), "bytes": len(content), "fields": model.fields}
-    sys.stdout.write(json.dumps(told) + "\n")
+        _write(train(rows, fields, name=asked.name, version=asked.version), asked.output)
     return 0
+
+
+def _write(model: TrainedModel, path: Path) -> None:
+    """Writes a model's file, and says so on a line of JSON."""
+    content = export(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    told = {"output": str(path), "bytes": len(content), "fields": model.fields}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 def _standard(

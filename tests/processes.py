@@ -33,7 +33,7 @@ def run(
 
 
 @contextmanager
-def holdfast(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def holdfast(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a command beside the test.
 
     Ends it with SIGTERM, or SIGKILL where that takes too long.
@@ -42,6 +42,7 @@ def holdfast(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "nodes", *arguments],
             cwd=ROOT,
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -77,7 +77,12 @@ def _backlog(standing: Mapping[str, Any]) -> RenderableType:
 
 def account(lanes: Mapping[Lane, LaneAccount]) -> Table:
     """The account by lane, with its sum; 80 columns wide at most."""
-    table = Table(title="The account, computed from outside", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="The account, computed from outside",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+    )
     table.add_column("lane", no_wrap=True)
     for heading in ("produced", "delivered", "pending", "explained", "duplicates", "unaccounted"):
         table.add_column(heading, justify="right", no_wrap=heading != "explained")

@@ -67,17 +67,11 @@ class Verdicts:
 def decide(folder: Path, experiment: Path) -> tuple[dict[int, str], list[bool]]:
     """The verdict on each row of an experiment, by a model of its first rows, and its labels."""
     fields, values, labels = read(experiment)
-    names = tuple(name.lower().replace(" ", "_") for name in fields)
     folder.mkdir()
     model = folder / "model.onnx"
-    trained = train(np.array(values[:TRAINING_ROWS]), names, name="skab", version="1")
+    trained = train(np.array(values[:TRAINING_ROWS]), fields, name="skab", version="1")
     model.write_bytes(export(trained))
     digests = inputs(values, trained.window)
-    mapping = [
-        option
-        for pair in zip(fields, names, strict=True)
-        for option in ("--map", f"{pair[0]}={pair[1]}")
-    ]
     with nats_mqtt(folder / "broker") as broker:
         url = f'url = "mqtt://127.0.0.1:{broker.port}"'
         path = configuration(folder, broker=url, model=model, extra="qos = 1\npublish_qos = 1\n")
@@ -85,9 +79,7 @@ def decide(folder: Path, experiment: Path) -> tuple[dict[int, str], list[bool]]:
         with holdfast(folder / "edge.log", "edge", "--config", str(path)):
             online(broker.port)
             done = run(
-                *("replay", str(experiment), "--fast", "--delimiter", ";", "--time", "datetime"),
-                *("--ignore", "anomaly,changepoint", "--topic", "plant/pump-1/telemetry"),
-                *("--broker", f"127.0.0.1:{broker.port}", *mapping),
+                *("replay", str(experiment), "--fast", "--broker", f"127.0.0.1:{broker.port}"),
             )
             assert done.returncode == 0, done.stderr
             verdicts.wait_for(digests[-1])

@@ -12,7 +12,7 @@ def table(tmp_path: Path, text: str, **kwargs: object) -> Table:
     """A table of this text."""
     path = tmp_path / "table.csv"
     path.write_text(text, encoding="utf-8")
-    settings = {"delimiter": ",", "time": "", "ignore": set(), "rename": {}} | kwargs
+    settings = {"delimiter": "", "time": "", "ignore": set(), "rename": {}} | kwargs
     return Table(path, **settings)
 
 
@@ -50,7 +50,7 @@ def test_cells_that_are_no_numbers_are_left_to_the_edge(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     """A wrong delimiter shows at once."""
     with pytest.raises(ValueError, match=r"has no column when; it has when;a"):
-        table(tmp_path, "when;a\n1;2\n", time="when")
+        table(tmp_path, "when;a\n1;2\n", time="when", delimiter=",")
 
 
 def test_a_time_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
@@ -58,3 +58,11 @@ def test_a_time_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
     rows = table(tmp_path, "when,a\n2020-01-01,1\nyesterday,2\n", time="when")
     with pytest.raises(ValueError, match="row 1: 'yesterday'"):
         list(rows.rows())
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_and_the_time_are_found_out(tmp_path: Path, delimiter: str) -> None:
+    """A table as most programs write it needs no options."""
+    text = f"Datetime{delimiter}a\n2020-01-01 00:00:01{delimiter}1.5\n"
+    (row,) = table(tmp_path, text).rows()
+    assert (row.at_ms, row.fields) == (1_577_836_801_000, {"a": 1.5})
