@@ -14,8 +14,9 @@ from tests.processes import ROOT, holdfast
 pytestmark = pytest.mark.integration
 
 READING = (
-    '{"accelerometer_1_rms": 0.21, "accelerometer_2_rms": 0.27, "current": 2.2, "pressure": 0.4,'
-    ' "temperature": 75.0, "thermocouple": 26.8, "voltage": 230.0, "flow_rate": 122.0}'
+    '{"accelerometer_1_rms": 0.0271, "accelerometer_2_rms": 0.0401, "current": 1.3,'
+    ' "pressure": 2.41, "temperature": 71.99, "thermocouple": 25.49,'
+    ' "voltage": 231.01, "flow_rate": 32.05}'
 )
 SAMPLE = ROOT / "nodes" / "samples" / "edge-mosquitto.toml"
 
@@ -49,6 +50,7 @@ def test_a_reading_by_mosquitto_pub_brings_a_decision_to_mosquitto_sub(tmp_path:
                     break
             said, _ = actuator.communicate(timeout=20)
     decision = json.loads(said)
+    assert decision["verdict"] == "normal"
     assert decision["topic"] == "plant/pump-1/telemetry"
     assert decision["identity"]["lane"] == "decisions"
     assert decision["valid_until"] == decision["decided_at"] + decision["valid_for_ms"]
