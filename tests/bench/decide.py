@@ -59,6 +59,7 @@ class Outcome:
     ratio: float
     echo_us_cpu: float
     decide_us_cpu: float
+    cpu_ratio: float
     echo_saturation: float
     decide_saturation: float
     saturated: bool
@@ -133,6 +134,7 @@ def _measure(root: Path, qos: int, count: int, rounds: int, kind: str) -> Outcom
         ratio=round(rate[1] / rate[0], 3),
         echo_us_cpu=round(cpu[0], 1),
         decide_us_cpu=round(cpu[1], 1),
+        cpu_ratio=round(cpu[0] / cpu[1], 3),
         echo_saturation=round(saturation[0], 3),
         decide_saturation=round(saturation[1], 3),
         saturated=min(saturation) >= _SATURATED,
