@@ -605,15 +605,18 @@ def test_birth_is_said_again_after_each_reconnection(site: Site) -> None:
         birth, will = Publication(topic, b"online"), Publication(topic, b"offline")
         witness = site.client("witness")
         witness.subscribe({topic: 0})
-        async with witness, site.client("node", birth=birth, will=will) as node:
+        # The witness is there first: nats-server can lose a retained message to a subscriber that
+        # comes while it is being kept.
+        async with witness:
             await connected(witness)
-            await connected(node)
-            groups = witness.groups()
-            said = [d.payload for d in await take(groups, 1)]
-            site.cut(node)
-            while said.count(b"online") < 2:
-                said.extend(d.payload for d in await anext(groups))
-            assert said in ([b"online", b"offline", b"online"], [b"online", b"online"])
+            async with site.client("node", birth=birth, will=will) as node:
+                await connected(node)
+                groups = witness.groups()
+                said = [d.payload for d in await take(groups, 1)]
+                site.cut(node)
+                while said.count(b"online") < 2:
+                    said.extend(d.payload for d in await anext(groups))
+        assert said in ([b"online", b"offline", b"online"], [b"online", b"online"])
 
     run(scenario)
 
