@@ -198,6 +198,9 @@ class BrokerState:
         protocol: ``MQTT 5`` or ``MQTT 3.1.1``; empty before the first connection.
         connections: how many times it came up.
         shed: messages dropped at this port because a bounded queue was full, in and out.
+        refused: messages passed over for their topic or size, and publications that the broker
+            did not take.
+        refused_filters: topic filters that the broker does not let us read.
     """
 
     connected: bool
@@ -205,6 +208,8 @@ class BrokerState:
     protocol: str = ""
     connections: int = 0
     shed: int = 0
+    refused: int = 0
+    refused_filters: frozenset[str] = frozenset()
 
 
 class LocalBroker(Protocol):

@@ -15,12 +15,13 @@ from mesh.ports import Accepted, Link, LinkState, Observer, Part, Refusal
 from mesh.spool.batch import Batch
 from mesh.spool.spool import Spool
 from mesh.transfer.delivery import Delivery, DeliverySettings, LaneProgress
-from schemas.errors import DiskFailed, LinkDown, Refused
-from schemas.messages import Lane
+from schemas.errors import DiskFailed, LinkDown, Refused, RefusedBecause
+from schemas.messages import Lane, Severity
 
-__all__ = ["BatchRefused", "Forwarder", "LinkChanged", "ReceiptRefused"]
+__all__ = ["BatchRefused", "Forwarder", "LinkChanged", "ReceiptRefused", "SendFailed"]
 
 _RETRY_SECONDS: Final = 1.0
+_DOUBT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 3600.0
 
 
@@ -43,11 +44,31 @@ class BatchRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiptRefused:
-    """A receipt was not believed; the data is kept."""
+class SendFailed:
+    """A batch may not have arrived; it is sent again. Told once for each life of the link."""
 
     link: str
+    batch: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRefused:
+    """Receipts were not believed; the data is kept.
+
+    For this very node and epoch that means that its past is not what headquarters knows: the spool
+    was restored from an older copy, or another node has the same name.
+    """
+
+    link: str
+    lane: str
+    reason: str
+    count: int
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: somebody has to look."""
+        return Severity.ERROR
 
 
 class Forwarder:
@@ -79,6 +100,8 @@ class Forwarder:
         # Twice the window: what a broken connection still holds up does not stop the next one.
         self._sends = 0
         self._sends_max = 2 * settings.window_batches
+        self._doubts: dict[tuple[Lane, RefusedBecause], tuple[int, float]] = {}
+        self._failed_on = -1
         self._turn = asyncio.Event()
         self._released = asyncio.Event()
 
@@ -133,8 +156,18 @@ class Forwarder:
                     self._spool.release(released.lane, released.numbers, released.holder)
                     self._released.set()
             except Refused as refused:
-                self._observer.observe(ReceiptRefused(self._link.state.name, str(refused)))
+                self._doubt(receipt.lane, refused, loop.time())
             self._turn.set()
+
+    def _doubt(self, lane: Lane, refused: Refused, now: float) -> None:
+        """Tells of refused receipts, once in a minute: telling is itself sent and receipted."""
+        count, due = self._doubts.get((lane, refused.reason), (0, now))
+        count += 1
+        if now >= due:
+            told = ReceiptRefused(self._link.state.name, lane, str(refused), count)
+            self._observer.observe(told)
+            count, due = 0, now + _DOUBT_SECONDS
+        self._doubts[lane, refused.reason] = (count, due)
 
     async def _send(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -183,7 +216,10 @@ class Forwarder:
             answer = await self._link.send(part)
         except LinkDown as down:
             answer = None
-            self._observer.observe(BatchRefused(self._link.state.name, str(header), str(down)))
+            state = self._link.state
+            if state.connections != self._failed_on:
+                self._failed_on = state.connections
+                self._observer.observe(SendFailed(state.name, str(header), str(down)))
             await asyncio.sleep(_RETRY_SECONDS)
         match answer:
             case None:

@@ -84,6 +84,8 @@ def edge_document(vitals: EdgeVitals) -> dict[str, object]:
             "protocol": vitals.broker.protocol,
             "connections": vitals.broker.connections,
             "shed": vitals.broker.shed,
+            "refused": vitals.broker.refused,
+            "refused_filters": sorted(vitals.broker.refused_filters),
         },
         "readings": {**vitals.readings, "sources": vitals.sources},
         "decisions": {
@@ -137,6 +139,7 @@ def edge_points(vitals: EdgeVitals) -> list[Point]:
         ("holdfast_decisions_unrecorded_total", vitals.unrecorded, _NO_LABELS),
         ("holdfast_broker_connected", vitals.broker.connected, _NO_LABELS),
         ("holdfast_broker_shed_total", vitals.broker.shed, _NO_LABELS),
+        ("holdfast_broker_refused_total", vitals.broker.refused, _NO_LABELS),
         ("holdfast_spool_used_bytes", vitals.spool.used_bytes, _NO_LABELS),
         ("holdfast_spool_degraded", bool(vitals.spool.degraded), _NO_LABELS),
     ]
@@ -171,7 +174,8 @@ def edge_points(vitals: EdgeVitals) -> list[Point]:
 
 def _status(vitals: EdgeVitals) -> str:
     """One word: ``fine``; ``degraded`` where something is not as it should be."""
-    impaired = vitals.spool.degraded or not vitals.broker.connected
+    broker = vitals.broker
+    impaired = vitals.spool.degraded or not broker.connected or broker.refused_filters
     return "degraded" if impaired else "fine"
 
 

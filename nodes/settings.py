@@ -53,6 +53,7 @@ __all__ = [
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "nats": 4222, "tls": 4222}
 _DAY_MS: Final = 86_400_000
 _PORT_MAX: Final = 65_535
+_BYTES_MAX: Final = 1 << 60
 
 _PLAINTEXT: Final = (
     "anybody on the network can read and change what is sent without TLS: use a URL with TLS, stay "
@@ -237,7 +238,11 @@ class SpoolSection(Section):
 
     bytes_max: Annotated[
         ByteSize,
-        Field(ge=32 * MIB, description='at least 32 MiB, as bytes or as text such as "2 GiB"'),
+        Field(
+            ge=32 * MIB,
+            le=_BYTES_MAX,
+            description='32 MiB to 1 EiB, as bytes or as text such as "2 GiB"',
+        ),
     ] = ByteSize(1 << 30)
 
 
@@ -344,7 +349,11 @@ class HeadquartersSection(Endpoint):
     server_binary: Annotated[Path | None, Field(description="path of nats-server")] = None
     jetstream_bytes_max: Annotated[
         ByteSize,
-        Field(ge=64 * MIB, description='at least 64 MiB, as bytes or as text such as "10 GiB"'),
+        Field(
+            ge=64 * MIB,
+            le=_BYTES_MAX,
+            description='64 MiB to 1 EiB, as bytes or as text such as "10 GiB"',
+        ),
     ] = ByteSize(10 << 30)
     linger_seconds: Annotated[
         float, Field(ge=0, le=3600, description="how long arrivals gather for one file, 0 to 3600")

@@ -8,6 +8,7 @@ refuses them, as it would refuse a sensor's.
 
 import asyncio
 import csv
+import math
 import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -69,16 +70,26 @@ class Table:
     ) -> None:
         self._path = path
         self._rename = rename
+        if len(delimiter) > 1:
+            raise ValueError(f"the delimiter {delimiter!r} must be one character")
+        if not path.is_file():
+            raise ValueError("is no file that can be read twice")
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
         self._delimiter = delimiter or max(_DELIMITERS, key=head.count)
         names = next(csv.reader([head], delimiter=self._delimiter), [])
         times = [name for name in names if name.lower() in _TIME_NAMES]
         self._time = time or next(iter(times), "")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not names or twice:
+            what = (
+                f"columns of the same name: {', '.join(twice)}" if twice else "an empty first line"
+            )
+            raise ValueError(f"{what}; the first line must name the columns")
         missing = sorted(({time} - {""} | ignore | set(rename)) - set(names))
         if missing:
             raise ValueError(
-                f"{path} has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}"
+                f"it has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}"
                 " (is the delimiter right?)"
             )
         self._columns = [name for name in names if name not in ignore | {self._time}]
@@ -109,9 +120,10 @@ class Table:
 
 def _cell(text: str) -> float | str:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    return number if math.isfinite(number) else text  # JSON has no other number
 
 
 def _milliseconds(text: str, number: int) -> int:
@@ -192,8 +204,8 @@ def replay(
         columns = {name for name in ignore.split(",") if name}
         table = Table(file, delimiter, time, columns, _pairs(rename or []))
         count = asyncio.run(_publish(table, topic, broker, rate, fast=fast, as_live=as_live))
-    except (ValueError, OSError, Refused) as wrong:
-        raise typer.BadParameter(str(wrong)) from wrong
+    except (ValueError, OSError, Refused, csv.Error) as wrong:
+        raise typer.BadParameter(f"{file}: {wrong}") from wrong
     except MeshError as error:
         fail(error)
     typer.echo(f"{count} rows of {file} published on {topic}")

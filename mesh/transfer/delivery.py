@@ -266,16 +266,16 @@ class Delivery:
         self._check(receipt, durable)
         state = self._lanes[receipt.lane]
         known = state.receipts.get(receipt.holder)
-        if known is not None and known[0] == receipt.life and receipt.number < known[1]:
-            return Released(receipt.lane, Ranges(), receipt.holder)
-        state.receipts.pop(receipt.holder, None)
-        state.receipts[receipt.holder] = (receipt.life, receipt.number)
+        newest = known is None or known[0] != receipt.life or receipt.number >= known[1]
+        if newest:
+            state.receipts.pop(receipt.holder, None)
+            state.receipts[receipt.holder] = (receipt.life, receipt.number)
         if len(state.receipts) > HOLDERS_MAX:
             state.receipts.pop(next(iter(state.receipts)))
         stated = Ranges.of([(0, receipt.watermark)]) | receipt.held
         numbers = stated - state.released
         state.released |= stated
-        if receipt.not_before_ms:
+        if receipt.not_before_ms and newest:
             state.next_at = max(state.next_at, now + receipt.not_before_ms / 1000)
         if numbers:
             waiting = state.released.watermark() < state.sent_to

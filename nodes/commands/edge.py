@@ -35,8 +35,8 @@ from nodes.edge.inference import Inference, Place
 from nodes.edge.loading import load_rules
 from nodes.edge.recorder import Recorder
 from nodes.forwarder import Forwarder
-from nodes.settings import EdgeSettings
-from schemas.errors import MeshError
+from nodes.settings import BrokerSection, EdgeSettings, UplinkSection
+from schemas.errors import ConfigurationInvalid, MeshError
 from schemas.messages import Severity
 
 __all__ = ["edge"]
@@ -54,12 +54,31 @@ def edge(
     try:
         log_to_stderr(config.load(file).log.level)
 
-        def settings() -> EdgeSettings:
-            return config.load(file).for_edge()
+        first = config.load(file).for_edge()
 
-        run_role(lambda ending: _run(settings(), ending), settings)
+        def check() -> None:
+            _check_renewal(first, config.load(file).for_edge())
+
+        run_role(lambda ending: _run(config.load(file).for_edge(), ending), check)
     except* MeshError as errors:
         fail(_first(errors))
+
+
+def _check_renewal(now: EdgeSettings, new: EdgeSettings) -> None:
+    """Does all that a new beginning could fail at, as far as it can be done beside the old one.
+
+    Raises:
+        MeshError: what is wrong with the new settings, or cannot change without a restart.
+    """
+    for what in ("site", "name", "state_directory"):
+        if getattr(now.node, what) != getattr(new.node, what):
+            problem = f"node.{what} cannot change while the node runs: stop it, then start it anew"
+            raise ConfigurationInvalid((problem,))
+    load_rules(new.decisions)
+    endpoints: list[BrokerSection | UplinkSection] = [new.broker, *new.uplinks]
+    for endpoint in endpoints:
+        tls_context(endpoint)
+        password(endpoint)
 
 
 def _first(errors: BaseExceptionGroup[MeshError]) -> MeshError:

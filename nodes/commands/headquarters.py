@@ -21,7 +21,14 @@ from nodes import config
 from nodes.commands.endpoints import password, tls_context
 from nodes.commands.process import Ending, fail, log_to_stderr, run_role
 from nodes.headquarters.archive import Archive
-from nodes.headquarters.ingest import BatchSetAside, Committed, Ingest, IngestDelayed
+from nodes.headquarters.ingest import (
+    ArchiveMissing,
+    BatchSetAside,
+    Committed,
+    Ingest,
+    IngestDelayed,
+    LedgerRebuilt,
+)
 from nodes.settings import HeadquartersSection
 from schemas.errors import MeshError
 from schemas.messages import Epoch
@@ -126,6 +133,17 @@ class _Log:
                 _LOGGER.debug("%d batches, %d new, %d again", batches, records, duplicates)
             case BatchSetAside():
                 _LOGGER.error("%s: a batch was refused: %s", event.origin, event.reason)
+            case LedgerRebuilt(partition, records):
+                _LOGGER.warning(
+                    "the store had no ledger of partition %d: its %d archived records are held",
+                    *(partition, records),
+                )
+            case ArchiveMissing(partition, name, held):
+                _LOGGER.error(
+                    "the ledger of partition %d counts %d records as held, but their newest file %s"
+                    " is not in the archive: was it moved, or lost?",
+                    *(partition, held, name),
+                )
             case IngestDelayed(reason):
                 _LOGGER.warning("waiting: %s", reason)
             case _:

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 from mesh.adapters.system import SystemClock
 from schemas.errors import MeshError
 
-__all__ = ["Ending", "LogObserver", "fail", "log_to_stderr", "run_role", "told"]
+__all__ = ["Ending", "LogObserver", "escaped", "fail", "log_to_stderr", "run_role", "told"]
 
 _LOGGER: Final = logging.getLogger("holdfast")
 
@@ -66,13 +66,16 @@ async def _run_once(role: Callable[[Ending], Awaitable[None]], check: Callable[[
             raise KeyboardInterrupt
         ending.stop()
 
-    def renew() -> None:
-        try:
-            check()
-        except MeshError as wrong:
-            _LOGGER.error("SIGHUP: going on as before: %s", wrong)  # noqa: TRY400 - told in full
-        else:
+    def checked(job: "asyncio.Future[object]") -> None:
+        wrong = job.exception()
+        if wrong is None:
             ending.renew()
+        else:
+            _LOGGER.error("SIGHUP: going on as before: %s", wrong)
+
+    def renew() -> None:
+        # In a thread: loading a model takes a while, and decisions do not wait for it.
+        loop.run_in_executor(None, check).add_done_callback(checked)
 
     loop.add_signal_handler(signal.SIGTERM, ending.stop)
     loop.add_signal_handler(signal.SIGINT, interrupt)
@@ -99,7 +102,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return f"{told(self._clock.now().wall_ns)} {_escaped(text)}"
+        return f"{told(self._clock.now().wall_ns)} {escaped(text)}"
 
 
 class LogObserver:
@@ -116,7 +119,8 @@ def told(wall_ns: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text whose control characters cannot reach a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -125,5 +129,5 @@ def _escaped(text: str) -> str:
 def fail(error: MeshError) -> NoReturn:
     """Tells a person what is wrong, line by line, and ends with the error's exit code."""
     for line in str(error).splitlines() or [type(error).__name__]:
-        print(f"holdfast: {_escaped(line)}", file=sys.stderr)  # noqa: T201 - to a person
+        print(f"holdfast: {escaped(line)}", file=sys.stderr)  # noqa: T201 - to a person
     sys.exit(error.exit_code)

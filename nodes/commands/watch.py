@@ -16,7 +16,7 @@ from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.system import SystemClock, entropy
 from nodes import config
 from nodes.commands.endpoints import broker_address, password, tls_context
-from nodes.commands.process import fail, told
+from nodes.commands.process import escaped, fail, told
 from nodes.settings import EdgeSettings
 from schemas.errors import LinkDown, MeshError
 
@@ -62,7 +62,7 @@ async def _watch(settings: EdgeSettings, count: int, *, json: bool) -> None:
         shown = 0
         async for group in client.groups():
             for delivery in group:
-                typer.echo(delivery.payload if json else _line(delivery.payload))
+                typer.echo(delivery.payload if json else _told(delivery.topic, delivery.payload))
                 shown += 1
                 if shown == count:
                     return
@@ -76,6 +76,14 @@ async def _reached(client: MqttBroker) -> None:
                 state = await client.wait_changed(state)
     except TimeoutError:
         raise LinkDown(f"no local broker: {client.state.reason}; is the edge running?") from None
+
+
+def _told(topic: str, payload: bytes) -> str:
+    """A message for a person, harmless to a terminal, whatever it holds."""
+    try:
+        return escaped(_line(payload))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return escaped(f"unreadable message of {len(payload)} bytes on {topic}")
 
 
 def _line(payload: bytes) -> str:

@@ -16,17 +16,24 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from mesh.ports import Clock, LinkState, LocalBroker, Publication
+from mesh.ports import BrokerState, Clock, LinkState, LocalBroker, Publication
 from mesh.spool.spool import Spool
 from nodes.edge.inference import Inference, Place
 from nodes.edge.recorder import Recorder
 from nodes.health import EdgeVitals, edge_document, edge_points
 from schemas.documents import state_json, to_json
 from schemas.errors import LinkDown
-from schemas.messages import Instant, NodeState
+from schemas.messages import Instant, NodeState, Severity
 from schemas.topics import Channel, LocalTopic
 
-__all__ = ["Edge", "EdgeParts", "Forwarding", "state_publication"]
+__all__ = [
+    "BrokerChanged",
+    "BrokerRefused",
+    "Edge",
+    "EdgeParts",
+    "Forwarding",
+    "state_publication",
+]
 
 _ACCOUNT_SECONDS: Final = 30.0
 _STEP_SECONDS_MAX: Final = 2.0
@@ -34,6 +41,38 @@ _SILENCE_SECONDS_MIN: Final = 0.001
 _SILENCE_SECONDS_MAX: Final = 1.0
 _CONNECTED_SECONDS: Final = 0.2
 _NODE: Final = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerChanged:
+    """The local broker came or went; decisions are recorded all the same."""
+
+    connected: bool
+    reason: str
+    protocol: str
+
+    @property
+    def severity(self) -> Severity:
+        """Without a broker nobody hears a decision."""
+        return Severity.NOTICE if self.connected else Severity.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerRefused:
+    """The local broker did not let messages or filters pass, or a message was no reading at all.
+
+    Args:
+        messages: publications that it refused, and arrivals passed over for topic or size.
+        filters: topic filters that it does not let us read, now.
+    """
+
+    messages: int
+    filters: str
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: decisions do not reach whom they should, or readings us."""
+        return Severity.ERROR
 
 
 class Forwarding(Protocol):
@@ -227,8 +266,11 @@ class Edge:
         """At intervals, and after each connection: a broker that restarted may have forgotten."""
         clock = asyncio.get_running_loop().time
         due, told_on = clock(), -1
+        before = BrokerState(connected=False)
         while True:
             broker = self._parts.broker.state
+            self._tell_broker(before, broker)
+            before = broker
             connected_anew = broker.connected and broker.connections != told_on
             if connected_anew or clock() >= due:
                 told_on = broker.connections if broker.connected else -1
@@ -236,6 +278,15 @@ class Edge:
                 await self._publish_health()
                 due = clock() + self._parts.health_seconds
             await asyncio.sleep(min(_CONNECTED_SECONDS, self._parts.health_seconds))
+
+    def _tell_broker(self, before: BrokerState, now: BrokerState) -> None:
+        """Tells what changed at the local broker since it was last looked at."""
+        observe = self._parts.recorder.observe
+        if before.connected != now.connected:
+            observe(BrokerChanged(now.connected, now.reason, now.protocol))
+        if before.refused != now.refused or before.refused_filters != now.refused_filters:
+            filters = ", ".join(sorted(now.refused_filters))
+            observe(BrokerRefused(now.refused - before.refused, filters))
 
     async def _publish_health(self) -> None:
         vitals = self.vitals()

@@ -172,6 +172,7 @@ class Inference:
         self._publishing = asyncio.Lock()
         self._latencies: deque[int] = deque(maxlen=_LATENCIES_MAX)
         self._alarms = _Alarms()
+        self._unrecorded_because = ""
         for rule, model in rules:
             _check_fits(rule, model)
 
@@ -252,6 +253,13 @@ class Inference:
             new = self._alarms.due(f"model {work.rule.name}", work.failures, now_ns)
             if new:
                 self._observer.observe(ModelRunFailed(work.rule.name, new))
+
+        self._tell_unrecorded(now_ns)
+
+    def _tell_unrecorded(self, now_ns: int) -> None:
+        new = self._alarms.due("spool", self.counts.unrecorded, now_ns)
+        if new:
+            self._observer.observe(Unrecorded(new, self._unrecorded_because))
 
     # --- where readings go -----------------------------------------------------------------------
 
@@ -356,9 +364,8 @@ class Inference:
             identity = self._records.forgo(Lane.DECISIONS, len(records))
             self.counts.unrecorded += len(records)
             now_ns = decisions[-1].mono_ns
-            new = self._alarms.due("spool", self.counts.unrecorded, now_ns)
-            if new:
-                self._observer.observe(Unrecorded(new, str(reason)))
+            self._unrecorded_because = str(reason)
+            self._tell_unrecorded(now_ns)
             return identity.epoch, identity.seq, None
         return appended.epoch, appended.first, appended.settled
 

@@ -35,7 +35,10 @@ from schemas.messages import BatchHeader
 from schemas.ranges import Ranges
 from schemas.wire import Message
 
-__all__ = ["Archive", "Rows", "rows_of"]
+__all__ = ["Archive", "ArchivedLane", "Rows", "rows_of"]
+
+ArchivedLane = tuple[str, str, str, str, Ranges]
+"""Site, node, epoch and lane as text, and the numbers that have a row."""
 
 _Column = np.ndarray[tuple[int], np.dtype[np.generic]]
 _QUARANTINE_FILES_MAX: Final = 1000
@@ -175,6 +178,39 @@ class Archive:
             return sorted(path.name for path in self._staging.iterdir() if path.is_dir())
         except OSError as error:
             raise DiskFailed(f"reading {self._staging} failed: {error}") from error
+
+    def holds(self, name: str) -> bool:
+        """Whether files of a commit are there, staged or published."""
+        if (self._staging / name).is_dir():
+            return True
+        return any(self._archive.glob(f"site=*/lane=*/{name}.parquet"))
+
+    def identities(self) -> list[ArchivedLane]:
+        """All numbers that have a row: site, node, epoch, lane, numbers. Reads every file's index.
+
+        Raises:
+            DiskFailed: a file cannot be read.
+        """
+        files = [str(path) for path in sorted(self._archive.rglob("*.parquet"))]
+        if not files:
+            return []
+        query = """
+            SELECT site, node, epoch, lane, min(seq), max(seq) + 1
+            FROM (
+                SELECT site, node, epoch, lane, seq, seq - dense_rank() OVER (
+                    PARTITION BY site, node, epoch, lane ORDER BY seq) AS run
+                FROM read_parquet(?, hive_partitioning = false)
+            )
+            GROUP BY site, node, epoch, lane, run
+        """
+        try:
+            rows = self._database.execute(query, [files]).fetchall()
+        except duckdb.Error as error:
+            raise DiskFailed(f"reading the archive {self._archive} failed: {error}") from error
+        spans: dict[tuple[str, str, str, str], list[tuple[int, int]]] = {}
+        for site, node, epoch, lane, first, stop in rows:
+            spans.setdefault((site, node, epoch, lane), []).append((int(first), int(stop)))
+        return [(*key, Ranges.of(runs)) for key, runs in sorted(spans.items())]
 
     def discard(self, name: str) -> None:
         """Removes staged files that no ledger names."""

@@ -33,7 +33,7 @@ from typing import Final, TypeVar
 from mesh.ports import Arrival, Clock, Intake, LedgerStore, Observer, Refusal, Stored
 from mesh.spool import batch as batches
 from mesh.transfer import ledger
-from nodes.headquarters.archive import Archive, Rows, rows_of
+from nodes.headquarters.archive import Archive, ArchivedLane, Rows, rows_of
 from schemas import wire
 from schemas.errors import (
     Conflict,
@@ -49,7 +49,14 @@ from schemas.stored import LaneLedger, PartitionLedger
 from schemas.topics import check_identifier
 from schemas.wire import Message
 
-__all__ = ["BatchSetAside", "Committed", "Ingest", "IngestDelayed"]
+__all__ = [
+    "ArchiveMissing",
+    "BatchSetAside",
+    "Committed",
+    "Ingest",
+    "IngestDelayed",
+    "LedgerRebuilt",
+]
 
 _T = TypeVar("_T")
 _RETRY_SECONDS: Final = 1.0
@@ -82,6 +89,26 @@ class IngestDelayed:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerRebuilt:
+    """The store had no ledger of a partition, and the archive has rows of it.
+
+    These count as held.
+    """
+
+    partition: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveMissing:
+    """The ledger counts records as held whose newest file is not in the archive."""
+
+    partition: int
+    name: str
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Opened:
     """An arrival that verifies."""
 
@@ -96,7 +123,7 @@ class Ingest:
 
     Args:
         holder: who signs the receipts.
-        life: the holder's life, for partitions that have no ledger yet.
+        life: the holder's life; its counter goes into the lives of new ledgers.
         intake: where batches come from.
         store: where ledgers are.
         archive: where rows go.
@@ -122,6 +149,8 @@ class Ingest:
         linger_seconds: float = 0.0,
     ) -> None:
         self._linger_seconds = linger_seconds
+        self._archived: list[ArchivedLane] | None = None
+        self._looked: set[int] = set()
         self._holder = holder
         self._life = life
         self._intake = intake
@@ -274,14 +303,46 @@ class Ingest:
     async def _load(self, number: int) -> "_Loaded":
         stored = await self._store.load(number)
         if not stored.version:
-            return _Loaded(stored, PartitionLedger(self._holder, self._life))
+            return _Loaded(stored, await self._anew(number))
         try:
-            return _Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
+            loaded = _Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
         except Refused as wrong:
             raise StoreUnusable(
                 f"the ledger of partition {number} cannot be read ({wrong}): it is of a newer "
                 "version, or damaged"
             ) from wrong
+        await self._look_for_files(number, loaded.ledger)
+        return loaded
+
+    async def _anew(self, number: int) -> PartitionLedger:
+        """A ledger where the store has none: of a new life, holding what the archive has.
+
+        A life of its own, since receipts count within a life; and what has a row already must
+        not be given another, should the store have been lost and the archive not.
+        """
+        if self._archived is None:
+            self._archived = await self._blocking(self._archive.identities)
+        lanes = [
+            LaneLedger(site, node, Epoch.parse(epoch), Lane(lane), held, next_seq=held.end)
+            for site, node, epoch, lane, held in self._archived
+            if ledger.partition_of(site, node) == number
+        ]
+        if lanes and number not in self._looked:
+            self._looked.add(number)
+            self._observer.observe(LedgerRebuilt(number, sum(len(lane.held) for lane in lanes)))
+        random = int.from_bytes(self._entropy(8), "little")
+        life = replace(self._life, random=random)
+        return ledger.store(PartitionLedger(self._holder, life), lanes)
+
+    async def _look_for_files(self, number: int, partition: PartitionLedger) -> None:
+        """Tells, once, when the archive lacks what the ledger committed last."""
+        if number in self._looked or not partition.files:
+            return
+        self._looked.add(number)
+        newest = partition.files[-1]
+        if not await self._blocking(self._archive.holds, newest):
+            held = sum(len(lane.held) for lane in partition.lanes)
+            self._observer.observe(ArchiveMissing(number, newest, held))
 
     async def _blocking(self, job: Callable[..., _T], *arguments: object) -> _T:
         loop = asyncio.get_running_loop()

@@ -20,10 +20,10 @@ __all__ = ["demo"]
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(help="how long the plant runs")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="how long the plant runs", max=86_400)] = 30.0,
     outage: Annotated[float, typer.Option(help="for how many of these the network is cut")] = 12.0,
     rate: Annotated[float, typer.Option(help="readings a second", min=1, max=20_000)] = 500.0,
-    seed: Annotated[int, typer.Option(help="of the plant")] = 7,
+    seed: Annotated[int, typer.Option(help="of the plant", min=0)] = 7,
     kill: Annotated[
         Kill, typer.Option(help="what is killed with SIGKILL, and restarted")
     ] = Kill.NONE,
@@ -52,7 +52,10 @@ def demo(
     if directory is not None and directory.exists():
         raise typer.BadParameter(f"{directory} is there already; name a new folder")
     root = directory or Path(tempfile.mkdtemp(prefix="holdfast-demo-"))
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{root} cannot be made: {error.strerror}") from error
     settings = Settings(root.resolve(), seconds, outage, rate, seed, kill)
     console = Console(stderr=json)
     for ending in (signal.SIGTERM, signal.SIGHUP):

@@ -117,6 +117,8 @@ class MqttBroker:
             protocol=self._protocol,
             connections=self._connections,
             shed=self._inbound.shed + self._shed,
+            refused=self.refused,
+            refused_filters=self.refused_filters,
         )
 
     @property

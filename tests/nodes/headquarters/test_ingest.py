@@ -15,7 +15,7 @@ from mesh.spool.batch import Batch
 from mesh.transfer import ledger
 from nodes.headquarters import ingest as ingests
 from nodes.headquarters.archive import Archive
-from nodes.headquarters.ingest import BatchSetAside, Committed
+from nodes.headquarters.ingest import ArchiveMissing, BatchSetAside, Committed, LedgerRebuilt
 from schemas import wire
 from schemas.errors import Conflict, LinkDown, RefusedBecause, StoreUnusable
 from schemas.limits import LEDGER_SPANS_MAX
@@ -74,7 +74,7 @@ def test_batches_become_rows_and_receipts(tmp_path: Path) -> None:
         await worker.ingest(desk.put(first, second))
         assert desk.receipts[-1].watermark == 5
         assert desk.receipts[-1].number > desk.receipts[0].number
-        assert (desk.receipts[-1].holder, desk.receipts[-1].life) == ("hq", LIFE)
+        assert (desk.receipts[-1].holder, desk.receipts[-1].life.counter) == ("hq", LIFE.counter)
         assert identities(tmp_path) == [("pump", "events", n) for n in range(5)]
         assert watcher.seen == [Committed(1, 2, 0), Committed(2, 3, 2)]
         assert not desk.waiting
@@ -529,3 +529,36 @@ def test_arrivals_are_opened_by_their_own_words_only() -> None:
         with pytest.raises(Exception, match="foreign"):
             ingests._verify(arrival._replace(**change))  # type: ignore[arg-type]
     assert batch.parse(made.data).header == made.header
+
+
+def test_a_lost_ledger_gives_no_record_a_second_row(tmp_path: Path) -> None:
+    """The store is gone, the archive is not: what has a row is held; receipts are of a new life."""
+
+    async def main() -> None:
+        desk, watcher, sender = Desk(), Watcher(), Sender()
+        first, second = sender.batch(3), sender.batch(2)
+        await ingest(desk, _ledgers(), Archive(tmp_path)).ingest(desk.put(first, second))
+        before = desk.receipts[-1]
+        anew = ingest(desk, _ledgers(), Archive(tmp_path), watcher, seed=1)
+        await anew.ingest(desk.put(second, sender.batch(1)))
+        assert identities(tmp_path) == [("pump", "events", n) for n in range(6)]
+        assert desk.receipts[-1].watermark == 6
+        assert desk.receipts[-1].life != before.life
+        assert LedgerRebuilt(PARTITION, 5) in watcher.seen
+
+    _play(main)
+
+
+def test_a_lost_archive_is_told(tmp_path: Path) -> None:
+    """The ledger counts as held what the archive no longer has: once, with the file's name."""
+
+    async def main() -> None:
+        desk, watcher, sender, ledgers = Desk(), Watcher(), Sender(), _ledgers()
+        await ingest(desk, ledgers, Archive(tmp_path / "a")).ingest(desk.put(sender.batch(3)))
+        worker = ingest(desk, ledgers, Archive(tmp_path / "b"), watcher, seed=1)
+        await worker.ingest(desk.put(sender.batch(1)))
+        await worker.ingest(desk.put(sender.batch(1)))
+        missing = [event for event in watcher.seen if isinstance(event, ArchiveMissing)]
+        assert [(event.partition, event.held) for event in missing] == [(PARTITION, 3)]
+
+    _play(main)
