@@ -20,6 +20,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN)/python -m tests.bench decide
+	$(RUN)/python -m tests.bench start
 
 format: $(STAMP)
 	$(RUN)/ruff format .
