@@ -279,6 +279,24 @@ def test_a_receipt_that_is_not_believed_keeps_the_data(changes: dict[str, Any]) 
     _play(scenario)
 
 
+def test_doubt_is_told_once_a_minute_with_its_count() -> None:
+    """Telling is itself sent and receipted: it must not feed on itself."""
+
+    async def scenario(world: World) -> None:
+        await world.said.append(world.spool, Lane.EVENTS, ["a", "b"])
+        await asyncio.sleep(1)
+        for _ in range(20):
+            world.receipt(Lane.EVENTS, 1, {"watermark": 10_000})
+            await asyncio.sleep(1)
+        assert [event.count for event in world.watcher.of(ReceiptRefused)] == [1]  # type: ignore[attr-defined]
+        await asyncio.sleep(60)
+        world.receipt(Lane.EVENTS, 1, {"watermark": 10_000})
+        await asyncio.sleep(1)
+        assert [event.count for event in world.watcher.of(ReceiptRefused)] == [1, 20]  # type: ignore[attr-defined]
+
+    _play(scenario)
+
+
 def test_the_most_urgent_goes_first() -> None:
     """An alarm does not wait behind history."""
 

@@ -230,6 +230,17 @@ def test_a_release_says_all_that_the_receipt_states() -> None:
     assert delivery.on_receipt(receipt_of(9, number=2), 9, 0.0).numbers == Ranges(((0, 9),))
 
 
+def test_a_lower_number_still_releases() -> None:
+    """A holder that lost its count knows what it holds; it no longer says how long to wait."""
+    delivery = _delivery()
+    _sent(delivery, (0, 4), (4, 9))
+    delivery.on_receipt(receipt_of(4, number=5), 9, 0.0)
+    late = receipt_of(9, number=1, not_before_ms=60_000)
+    assert delivery.on_receipt(late, 9, 0.0).numbers == Ranges(((0, 9),))
+    assert delivery.progress()[Lane.EVENTS].released_to == 9
+    assert Lane.EVENTS in delivery.lanes_due(0.0)
+
+
 def test_holders_are_bounded() -> None:
     """A thousand names cost no memory."""
     delivery = _delivery()

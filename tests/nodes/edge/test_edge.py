@@ -6,17 +6,20 @@ import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
-from mesh.ports import Publication
-from mesh.spool.batch import Labels
+from mesh.ports import BrokerState, Publication
+from mesh.spool.batch import Labels, open_records
 from mesh.spool.spool import Resources, Spool, SpoolSettings
 from nodes.edge.edge import Edge, EdgeParts, state_publication
 from nodes.edge.inference import Inference, Place
 from nodes.edge.recorder import Recorder
 from nodes.edge.rule import Rule
+from nodes.health import edge_document
 from nodes.settings import DecisionSection
-from schemas.messages import Lane
+from schemas import wire
+from schemas.messages import Event, Lane
 from simulator.broker import SimBroker, SimBrokerClient
 from simulator.clock import SimClock, VirtualLoop, run
 from simulator.disk import SimDisk
@@ -205,7 +208,7 @@ def test_it_outlives_the_broker() -> None:
     """While the broker is away nothing ends; afterwards it decides again."""
 
     async def story(world: World) -> None:
-        async with world.people(), world.edge() as (edge, _):
+        async with world.people(), world.edge() as (edge, spool):
             await world.say(1)
             await until(lambda: len(world.heard) == 1)
             world.bus.stop()
@@ -217,8 +220,43 @@ def test_it_outlives_the_broker() -> None:
             await until(lambda: sensor.state.connected and edge.vitals().broker.connected, 60)
             await world.say(1)
             await until(lambda: len(world.heard) == 2)
+            told = [name for name in await names(spool, Lane.EVENTS) if name == "broker_changed"]
+            assert len(told) == 3, "it came, it went, it came again"
 
     play(story)
+
+
+def test_what_the_broker_refuses_is_an_alarm() -> None:
+    """A decision that reaches nobody, a filter that is not let through.
+
+    Told, and not called fine.
+    """
+
+    async def story(world: World) -> None:
+        async with world.edge() as (edge, spool):
+            fine = BrokerState(connected=True)
+            refusing = replace(fine, refused=2, refused_filters=frozenset({"plant/#"}))
+            edge._tell_broker(fine, fine)
+            assert await names(spool, Lane.ALARMS) == []
+            edge._tell_broker(fine, refusing)
+            assert await names(spool, Lane.ALARMS) == ["broker_refused"]
+            vitals = edge.vitals()
+            assert edge_document(replace(vitals, broker=fine))["status"] == "fine"
+            assert edge_document(replace(vitals, broker=refusing))["status"] == "degraded"
+
+    play(story)
+
+
+async def names(spool: Spool, lane: Lane) -> list[str]:
+    """The names of all events of a lane that are on disk."""
+    await asyncio.sleep(0.1)
+    await spool.commit()
+    found: list[str] = []
+    start = 0
+    while (batch := await spool.next_batch(lane, start)) is not None:
+        found += [wire.decode_as(Event, record).name for record in open_records(batch)]
+        start = batch.header.last + 1
+    return found
 
 
 def test_it_ends_although_the_broker_is_gone() -> None:
