@@ -50,7 +50,7 @@ OpenMode = Literal["create", "update", "read"]
 class DiskFile(Protocol):
     """One open file. Not safe for two threads at once."""
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | bytearray, offset: int) -> None:
         """Writes all of ``data`` at ``offset``, or raises.
 
         After an error any part may have been written.

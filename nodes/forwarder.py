@@ -3,11 +3,15 @@
 Never in the way of a decision.
 
 It waits for the link, sends what the delivery says, hands receipts to it, and releases what they
-release. Every failure of the link ends here: the forwarder runs until it is cancelled, and a
-backlog needs no restart to drain.
+release. Each life of the spool that has something pending has a delivery of its own; within a lane
+the oldest life goes first. A receipt of the present life that speaks of what was never written, or
+of other records under its numbers, means that this spool was restored from an older copy: its
+numbers are given up. Every failure of the link ends here: the forwarder runs until it is cancelled,
+and a backlog needs no restart to drain.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,13 +20,21 @@ from mesh.spool.batch import Batch
 from mesh.spool.spool import Spool
 from mesh.transfer.delivery import Delivery, DeliverySettings, LaneProgress
 from schemas.errors import DiskFailed, LinkDown, Refused, RefusedBecause
-from schemas.messages import Lane, Severity
+from schemas.messages import Epoch, Lane, Severity
 
-__all__ = ["BatchRefused", "Forwarder", "LinkChanged", "ReceiptRefused", "SendFailed"]
+__all__ = [
+    "BatchParked",
+    "BatchRefused",
+    "Forwarder",
+    "LinkChanged",
+    "ReceiptRefused",
+    "SendFailed",
+]
 
 _RETRY_SECONDS: Final = 1.0
 _DOUBT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 3600.0
+_OUTDATED: Final = frozenset({RefusedBecause.BEYOND_SENT, RefusedBecause.BAD_CHAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,20 @@ class BatchRefused:
     link: str
     batch: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchParked:
+    """A batch was refused too often for what it is; it is kept, and its lane goes on without it."""
+
+    link: str
+    batch: str
+    reason: str
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: it will not arrive by itself."""
+        return Severity.ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +107,8 @@ class Forwarder:
         link: over which link.
         settings: how to use it.
         observer: is told what happens.
+        outdated: called when the spool has turned out to be an older copy, so that the node can
+            begin anew.
     """
 
     def __init__(
@@ -91,12 +119,22 @@ class Forwarder:
         link: Link,
         settings: DeliverySettings,
         observer: Observer,
+        outdated: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._link = link
         self._observer = observer
-        released = {lane: spool.released(lane) for lane in Lane}
-        self._delivery = Delivery(site, node, spool.epoch, released, settings)
+        self._outdated = outdated
+        self._deliveries = {
+            epoch: Delivery(
+                *(site, node, epoch),
+                {lane: spool.released(lane, epoch) for lane in Lane},
+                settings,
+            )
+            for epoch in spool.epochs
+        }
+        self._present = self._deliveries[spool.epoch]
+        self._given_up = False
         # Twice the window: what a broken connection still holds up does not stop the next one.
         self._sends = 0
         self._sends_max = 2 * settings.window_batches
@@ -110,8 +148,8 @@ class Forwarder:
         return [self._link.state]
 
     def progress(self) -> dict[Lane, LaneProgress]:
-        """Where each lane stands on the link."""
-        return self._delivery.progress()
+        """Where each lane of the present life stands on the link."""
+        return self._present.progress()
 
     async def run(self) -> None:
         """Forwards until cancelled."""
@@ -137,7 +175,9 @@ class Forwarder:
         state = self._link.state
         while True:
             self._observer.observe(LinkChanged(state.name, state.up, state.reason))
-            self._delivery.on_break()
+            self._spool.set_linked(up=state.up)
+            for delivery in self._deliveries.values():
+                delivery.on_break()
             self._turn.set()
             state = await self._link.wait_changed(state)
 
@@ -149,15 +189,33 @@ class Forwarder:
     async def _take_receipts(self) -> None:
         loop = asyncio.get_running_loop()
         async for receipt in self._link.receipts():
+            # A receipt of a life that is not known here is judged, and refused, by the present one.
+            delivery = self._deliveries.get(receipt.epoch, self._present)
             try:
-                durable = self._spool.durable(receipt.lane)
-                released = self._delivery.on_receipt(receipt, durable, loop.time())
+                durable = self._spool.durable(receipt.lane, receipt.epoch)
+                released = delivery.on_receipt(receipt, durable, loop.time())
                 if released.numbers:
-                    self._spool.release(released.lane, released.numbers, released.holder)
+                    self._spool.release(
+                        released.lane, released.numbers, released.holder, receipt.epoch
+                    )
                     self._released.set()
             except Refused as refused:
                 self._doubt(receipt.lane, refused, loop.time())
+                if delivery is self._present and refused.reason in _OUTDATED:
+                    await self._give_up_epoch(str(refused))
             self._turn.set()
+
+    async def _give_up_epoch(self, reason: str) -> None:
+        """Once: headquarters knows another past of this spool than the spool itself."""
+        if self._given_up:
+            return
+        try:
+            await self._spool.give_up_epoch(reason)
+        except DiskFailed as failure:
+            self._observer.observe(BatchRefused(self._link.state.name, "STORE", str(failure)))
+            return
+        self._given_up = True
+        self._outdated()
 
     def _doubt(self, lane: Lane, refused: Refused, now: float) -> None:
         """Tells of refused receipts, once in a minute: telling is itself sent and receipted."""
@@ -173,22 +231,25 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         while True:
             self._turn.clear()
-            self._delivery.on_timer(loop.time())
-            while self._link.state.up and self._delivery.has_room and self._sends < self._sends_max:
+            for delivery in self._deliveries.values():
+                delivery.on_timer(loop.time())
+            while self._link.state.up and self._sends < self._sends_max:
                 batch = await self._next_batch(loop.time())
                 if batch is None:
                     break
                 header = batch.header
-                more = self._spool.has_pending(header.lane, header.last + 1)
-                ticket = self._delivery.on_sent(header, loop.time(), more=more)
+                delivery = self._deliveries[header.epoch]
+                more = self._spool.has_pending(header.lane, header.last + 1, header.epoch)
+                ticket = delivery.on_sent(header, loop.time(), more=more)
                 self._sends += 1
                 tasks.create_task(self._send_one(batch, ticket), name=f"send {header}")
             await self._wait_turn(loop)
 
     async def _wait_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        timer = self._delivery.get_timer(now)
-        delay = _IDLE_SECONDS if timer is None else max(0.001, timer - now)
+        timers = [delivery.get_timer(now) for delivery in self._deliveries.values()]
+        timer = min((at for at in timers if at is not None), default=now + _IDLE_SECONDS)
+        delay = max(0.001, timer - now)
         try:
             async with asyncio.timeout(delay):
                 await self._turn.wait()
@@ -196,15 +257,24 @@ class Forwarder:
             return
 
     async def _next_batch(self, now: float) -> Batch | None:
-        for lane in self._delivery.lanes_due(now):
+        for lane, epoch in self._due(now):
+            delivery = self._deliveries[epoch]
             try:
-                batch = await self._spool.next_batch(lane, self._delivery.start(lane))
+                batch = await self._spool.next_batch(lane, delivery.start(lane), epoch)
             except DiskFailed as failure:
                 self._observer.observe(BatchRefused(self._link.state.name, lane, str(failure)))
                 continue
             if batch is not None:
                 return batch
         return None
+
+    def _due(self, now: float) -> list[tuple[Lane, Epoch]]:
+        """Which lane of which life may send now, the most urgent first, the oldest life first."""
+        due = {
+            epoch: delivery.lanes_due(now) if delivery.has_room else []
+            for epoch, delivery in self._deliveries.items()
+        }
+        return [(lane, epoch) for lane in Lane for epoch, lanes in due.items() if lane in lanes]
 
     async def _send_one(self, batch: Batch, ticket: int) -> None:
         header = batch.header
@@ -221,14 +291,17 @@ class Forwarder:
                 self._failed_on = state.connections
                 self._observer.observe(SendFailed(state.name, str(header), str(down)))
             await asyncio.sleep(_RETRY_SECONDS)
+        delivery = self._deliveries[header.epoch]
         match answer:
             case None:
-                self._delivery.on_failed(header.lane, ticket)
+                delivery.on_failed(header.lane, ticket)
             case Accepted():
-                self._delivery.on_accepted(header.lane, ticket, loop.time())
+                delivery.on_accepted(header.lane, ticket, loop.time())
             case Refusal():
-                self._delivery.on_refused(header.lane, ticket, answer, loop.time())
-                told = BatchRefused(self._link.state.name, str(header), str(answer))
+                parked = delivery.on_refused(header.lane, ticket, answer, loop.time())
+                told = (BatchParked if parked else BatchRefused)(
+                    self._link.state.name, str(header), str(answer)
+                )
                 self._observer.observe(told)
         self._sends -= 1
         self._turn.set()

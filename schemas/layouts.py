@@ -5,8 +5,11 @@ records of lanes, below 32 what holders say to each other, the rest what they wr
 themselves.
 """
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Final
 
+from schemas.errors import Refused, RefusedBecause
 from schemas.forms import (
     BOOLEAN,
     COUNT,
@@ -38,6 +41,7 @@ from schemas.limits import (
     LEDGER_FILES_MAX,
     LEDGER_LANES_MAX,
     MODEL_FIELDS_MAX,
+    PAST_EPOCHS_MAX,
     RECORDS_PER_FRAME_MAX,
     TEXT_CHARS_MAX,
     TOPIC_BYTES_MAX,
@@ -66,6 +70,7 @@ from schemas.stored import (
     LaneMark,
     Numbers,
     PartitionLedger,
+    PastEpoch,
     Reserved,
     StoreIdentity,
 )
@@ -87,6 +92,24 @@ _EXTENSIONS: Final = mapping(_LABEL, _EXTENSION, EXTENSIONS_MAX)
 _LABELS: Final = mapping(_LABEL, _TEXT, 64)
 _SIGNATURE: Final = binary(0, 64)
 
+
+def _parse_frames(raw: object) -> tuple[int, ...]:
+    """What ``_plain_frames`` wrote: never more frames than there may be, however it is said."""
+    runs = sequence(integer(1, RECORDS_PER_FRAME_MAX), 2 * FRAMES_PER_BATCH_MAX).parse(raw)
+    if len(runs) % 2 or sum(runs[1::2]) > FRAMES_PER_BATCH_MAX:
+        raise Refused(
+            RefusedBecause.OUT_OF_RANGE,
+            f"{sum(runs[1::2])} frames, at most {FRAMES_PER_BATCH_MAX}, each count with its times",
+        )
+    return tuple(n for n, times in zip(runs[::2], runs[1::2], strict=True) for _ in range(times))
+
+
+def _plain_frames(counts: Iterable[int]) -> list[int]:
+    """Counts run by run: ``[5, 5, 1]`` is ``[5, 2, 1, 1]``."""
+    return [n for count, run in groupby(counts) for n in (count, len(list(run)))]
+
+
+_FRAMES: Final = Form(_parse_frames, _plain_frames)
 _EPOCH: Final = layout(0, Epoch, counter=UINT64, random=UINT64).form()
 _ORIGIN: Final = layout(
     0,
@@ -104,6 +127,8 @@ _MARK: Final = layout(0, LaneMark, next_seq=SEQ, chain=_CHAIN).form()
 _NUMBERS: Final = layout(
     0, Numbers, mark=_MARK, reserved=SEQ, explained=_REASONS, statement=COUNT
 ).form()
+_LANES: Final = mapping(_LANE, _NUMBERS, len(Lane))
+_PAST: Final = layout(0, PastEpoch, epoch=_EPOCH, lanes=_LANES).form()
 _LANE_LEDGER: Final = layout(
     0,
     LaneLedger,
@@ -191,13 +216,14 @@ LAYOUTS: Final = (
         last=SEQ,
         count=SEQ,
         present=RANGES,
-        frames=sequence(integer(1, RECORDS_PER_FRAME_MAX), FRAMES_PER_BATCH_MAX),
+        frames=_FRAMES,
         chain_before=_CHAIN,
         chain_after=_CHAIN,
         first_wall_ns=TIME,
         last_wall_ns=TIME,
         clock_trusted=BOOLEAN,
         boot=_ID,
+        running_ns=TIME,
         codec=one_of(Codec),
         schema=_LABEL,
         raw_bytes=integer(1, BATCH_RAW_BYTES_MAX),
@@ -245,6 +271,7 @@ LAYOUTS: Final = (
         epoch=_EPOCH,
         parent=optional(_EPOCH),
         machine=_ID,
+        past=sequence(_PAST, 2 * PAST_EPOCHS_MAX),
     ),
     layout(
         33,
@@ -254,7 +281,9 @@ LAYOUTS: Final = (
         boot=_ID,
         number=COUNT,
         wall_ns=TIME,
-        lanes=mapping(_LANE, _NUMBERS, len(Lane)),
+        mono_ns=TIME,
+        running_ns=TIME,
+        lanes=_LANES,
     ),
     layout(34, Reserved, lanes=mapping(_LANE, SEQ, len(Lane))),
     layout(35, Closed, lanes=mapping(_LANE, SEQ, len(Lane))),

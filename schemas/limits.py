@@ -10,6 +10,7 @@ __all__ = [
     "BATCH_BYTES_MAX",
     "BATCH_HEADER_BYTES_MAX",
     "BATCH_RAW_BYTES_MAX",
+    "BLOCK_BYTES",
     "BROKER_GROUP_MESSAGES_MAX",
     "COMMIT_GROUP_BYTES_MAX",
     "CURSOR_BYTES_MAX",
@@ -24,17 +25,21 @@ __all__ = [
     "IDENTIFIER_CHARS_MAX",
     "INGEST_RAW_BYTES_MAX",
     "INTAKE_BATCHES_MAX",
+    "JOURNALS_CLOSED_MAX",
     "JOURNAL_BYTES_MAX",
     "JOURNAL_HEADER_BYTES_MAX",
+    "KIB",
     "LEDGER_FILES_MAX",
     "LEDGER_LANES_MAX",
     "LEDGER_SPANS_MAX",
+    "MIB",
     "MODEL_BYTES_MAX",
     "MODEL_FIELDS_MAX",
     "MODEL_ROWS_MAX",
     "NESTING_DEPTH_MAX",
     "NUMBERS_RESERVED",
     "PARTITIONS",
+    "PAST_EPOCHS_MAX",
     "PENDING_BYTES_MAX",
     "PUBLISH_QUEUE_BYTES_MAX",
     "PUBLISH_WINDOW_MAX",
@@ -47,8 +52,11 @@ __all__ = [
     "SEND_WINDOW_BATCHES",
     "SEQ_MAX",
     "SOURCES_MAX",
+    "SPARE_BYTES_MIN",
+    "STORE_BYTES_MAX",
     "TEXT_CHARS_MAX",
     "TOPIC_BYTES_MAX",
+    "TORN_TAIL_BYTES_KEPT",
     "WINDOW_READINGS_MAX",
 ]
 
@@ -81,15 +89,21 @@ PUBLISH_WINDOW_MAX: Final = 64
 PUBLISH_QUEUE_BYTES_MAX: Final = 8 * MIB
 
 # The spool.
+BLOCK_BYTES: Final = 4 * KIB
 RECORDS_PER_FRAME_MAX: Final = 4096
 FRAME_BODY_BYTES_MAX: Final = 128 * KIB
 COMMIT_GROUP_BYTES_MAX: Final = 4 * MIB
 PENDING_BYTES_MAX: Final = 32 * MIB
 JOURNAL_HEADER_BYTES_MAX: Final = 256 * KIB
 JOURNAL_BYTES_MAX: Final = 8 * MIB
+JOURNALS_CLOSED_MAX: Final = 4
+SPARE_BYTES_MIN: Final = MIB
+TORN_TAIL_BYTES_KEPT: Final = 64 * KIB
 NUMBERS_RESERVED: Final = 65_536
 EXPLAINED_SPANS_MAX: Final = 1024
 HOLDERS_MAX: Final = 16
+PAST_EPOCHS_MAX: Final = 4
+STORE_BYTES_MAX: Final = 2 * MIB
 QUARANTINE_FILES_MAX: Final = 1000
 CURSOR_BYTES_MAX: Final = 256 * KIB
 DIRECTORY_ENTRIES_MAX: Final = 1_000_000
@@ -117,6 +131,12 @@ assert 3 * FRAMES_PER_BATCH_MAX < BATCH_HEADER_BYTES_MAX // 2, "the counts of al
 assert 18 * EXPLAINED_SPANS_MAX <= RECORD_BYTES_MAX // 2, "what is explained fits into an account"
 assert 8 * 18 * EXPLAINED_SPANS_MAX <= JOURNAL_HEADER_BYTES_MAX, (
     "what is explained of each lane fits into a journal's header"
+)
+assert 2 * PAST_EPOCHS_MAX * 7 * 18 * EXPLAINED_SPANS_MAX <= STORE_BYTES_MAX // 2, (
+    "what is explained of all past lives fits into STORE"
+)
+assert JOURNAL_HEADER_BYTES_MAX + RECORD_BYTES_MAX <= SPARE_BYTES_MIN, (
+    "a full disk leaves room to state a loss"
 )
 assert LEDGER_SPANS_MAX <= RANGES_MAX, "what a ledger holds can be written"
 assert COMMIT_GROUP_BYTES_MAX <= JOURNAL_BYTES_MAX, "a group fits into a journal"

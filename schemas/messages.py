@@ -268,6 +268,10 @@ class Explained(StrEnum):
     """Was durable; the disk no longer gives it back."""
     EVICTED = "evicted"
     """Given up for space."""
+    EXPIRED = "expired"
+    """Given up for its age."""
+    FORGOTTEN = "forgotten"
+    """Given up with a whole life of the spool, of which too many were kept."""
     SHED = "shed"
     """Published, but the spool could not take it."""
 
@@ -328,6 +332,8 @@ class BatchHeader:
         last_wall_ns: commit of the last frame, UTC.
         clock_trusted: whether the clock was trusted for all frames.
         boot: boot id of the last frame, 16 bytes.
+        running_ns: the spool's running time at the commit of the last frame: what age is counted
+            by, since no step of a clock touches it.
         codec: how the body is written.
         schema: id of the record layout.
         raw_bytes: length of the opened body.
@@ -362,6 +368,7 @@ class BatchHeader:
     last_wall_ns: int
     clock_trusted: bool
     boot: bytes
+    running_ns: int
     codec: Codec
     schema: str
     raw_bytes: int

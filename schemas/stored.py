@@ -19,30 +19,10 @@ __all__ = [
     "LaneMark",
     "Numbers",
     "PartitionLedger",
+    "PastEpoch",
     "Reserved",
     "StoreIdentity",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreIdentity:
-    """The file ``STORE``.
-
-    Args:
-        store: 16 random bytes, made with the store.
-        site: the site that it was made for.
-        node: the node that it was made for.
-        epoch: the present life.
-        parent: the life before it; ``None`` for the first.
-        machine: 16 bytes that name the machine it lives on.
-    """
-
-    store: bytes
-    site: str
-    node: str
-    epoch: Epoch
-    parent: Epoch | None
-    machine: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +51,42 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
+class PastEpoch:
+    """A life of the spool that is over and may still have something pending.
+
+    Args:
+        epoch: which life.
+        lanes: where each of its lanes ended; nothing is reserved.
+    """
+
+    epoch: Epoch
+    lanes: Mapping[Lane, Numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """The file ``STORE``.
+
+    Args:
+        store: 16 random bytes, made with the store.
+        site: the site that it was made for.
+        node: the node that it was made for.
+        epoch: the present life.
+        parent: the life before it; ``None`` for the first.
+        machine: 16 bytes that name the machine it lives on.
+        past: the lives before it that may have something pending, oldest first.
+    """
+
+    store: bytes
+    site: str
+    node: str
+    epoch: Epoch
+    parent: Epoch | None
+    machine: bytes
+    past: tuple[PastEpoch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class JournalHeader:
     """The head of a journal file: enough to open the spool from the newest journal alone.
 
@@ -80,6 +96,8 @@ class JournalHeader:
         boot: boot id, 16 bytes.
         number: of this journal file; the same as in its name.
         wall_ns: when it was begun, UTC.
+        mono_ns: the same on the monotonic clock of this boot.
+        running_ns: the same in the spool's running time.
         lanes: each lane that ever had a record.
     """
 
@@ -88,6 +106,8 @@ class JournalHeader:
     boot: bytes
     number: int
     wall_ns: int
+    mono_ns: int
+    running_ns: int
     lanes: Mapping[Lane, Numbers]
 
 

@@ -269,7 +269,7 @@ class _SimFile(DiskFile):
     def __repr__(self) -> str:
         return f"_SimFile({self._path!r}, sync_failed={self._sync_failed})"
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | bytearray, offset: int) -> None:
         self._check("write", usable=self._writable)
         try:
             self._faults.begin("write", self._path, len(data))

@@ -118,7 +118,7 @@ class Medium:
             self._removals += not isinstance(operation, Link)
         self.pending.append(operation)
 
-    def write(self, node: int, offset: int, data: bytes) -> bool:
+    def write(self, node: int, offset: int, data: bytes | bytearray) -> bool:
         """Writes as much as there is room for; whether that was all."""
         length = self.seen.files[node].length
         room = _allocated(length) + self.free_bytes() // PAGE_BYTES * PAGE_BYTES - offset

@@ -261,7 +261,7 @@ class _SystemFile(DiskFile):
     def __repr__(self) -> str:
         return f"_SystemFile({self._path!r}, {self._descriptor}, sync_failed={self._sync_failed})"
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | bytearray, offset: int) -> None:
         try:
             written = os.pwrite(self._descriptor, data, offset)
             rest = memoryview(data)[written:]

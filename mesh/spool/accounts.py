@@ -11,12 +11,13 @@ __all__ = ["statements"]
 
 def statements(
     now: Instant,
-    lanes: Mapping[Lane, LaneState],
-    epoch: Epoch,
+    lives: Mapping[Epoch, Mapping[Lane, LaneState]],
     unrecorded: Epoch,
-    holders: Callable[[Lane], dict[str, int]],
+    holders: Callable[[Epoch, Lane], dict[str, int]],
 ) -> list[Account]:
     """A statement of each lane that ever had a number, and of what could not be recorded.
+
+    Past epochs come first: what is stated of them is final but for what is given up or damaged.
 
     The statement about the lane ``account`` counts these very statements as produced. A statement
     takes as its number one more than the number of its own record in the lane ``account``, so it
@@ -25,20 +26,26 @@ def statements(
 
     Args:
         now: the time that they say.
-        lanes: where each lane stands.
-        epoch: the present life.
+        lives: where each lane stands, by epoch; the present one last.
         unrecorded: the epoch of what could not be recorded.
         holders: up to where each holder has released a lane.
     """
-    told = [lane for lane, state in lanes.items() if state.next_seq and lane is not Lane.ACCOUNT]
+    present = list(lives)[-1]
+    lanes = lives[present]
+    told = [
+        (epoch, lane)
+        for epoch, life in lives.items()
+        for lane, state in life.items()
+        if state.next_seq and (epoch, lane) != (present, Lane.ACCOUNT)
+    ]
     shed = [lane for lane, state in lanes.items() if state.unrecorded]
     accounts = []
     number = lanes[Lane.ACCOUNT].next_seq
-    for lane in (*told, Lane.ACCOUNT):
-        state = lanes[lane]
+    for epoch, lane in (*told, (present, Lane.ACCOUNT)):
+        state = lives[epoch][lane]
         number += 1
         state.statement = number
-        own = len(told) + 1 + len(shed) if lane is Lane.ACCOUNT else 0
+        own = len(told) + 1 + len(shed) if (epoch, lane) == (present, Lane.ACCOUNT) else 0
         accounts.append(
             Account(
                 now.wall_ns,
@@ -48,7 +55,7 @@ def statements(
                 state.statement,
                 state.next_seq + own,
                 dict(state.explained),
-                holders(lane),
+                holders(epoch, lane),
             )
         )
     for lane in shed:

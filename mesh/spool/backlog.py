@@ -1,13 +1,14 @@
-"""What one lane holds for the next holder.
+"""What one lane of one epoch holds for the next holder.
 
 Frames in journals, batches on the shelf, less what was released. Pure.
 
 The spool tells a backlog what became durable, what was sealed and what was released; the forwarder
-asks what comes next. A number stands in at most one of ``fresh`` and ``sealed``.
+asks what comes next. A number stands in at most one of ``fresh`` and ``sealed``; both are sorted by
+number, and no operation looks at more of them than it changes, however long the outage was.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Sequence
 
 from mesh.spool.commit import Located
 from mesh.spool.cursor import bounded
@@ -22,7 +23,7 @@ _NONE = Ranges()
 
 
 class Backlog:
-    """One lane's pending records.
+    """The pending records of one lane and epoch.
 
     Args:
         fresh: frames in journals, in the order of their numbers.
@@ -33,48 +34,33 @@ class Backlog:
     def __init__(
         self, fresh: Iterable[Located] = (), sealed: Iterable[Sealed] = (), released: Ranges = _NONE
     ) -> None:
-        self._fresh = list(fresh)
+        self._fresh: list[Located] = []
         self._sealed = list(sealed)
         self.released = released
-
-    @property
-    def records(self) -> int:
-        """How many records are pending."""
-        held = Ranges.of(
-            [(item.first, item.stop) for item in self._sealed]
-            + [(item.frame.header.first, item.frame.header.stop) for item in self._fresh]
-        )
-        return len(held - self.released)
-
-    @property
-    def fresh_bytes(self) -> int:
+        self.fresh_bytes = 0
         """Bytes of the frames that stand in journals only."""
-        return sum(HEADER_BYTES + item.frame.header.body_bytes for item in self._fresh)
+        self.sealed_bytes = sum(item.allocated for item in self._sealed)
+        """Bytes that the batches on the shelf occupy."""
+        self.records = sum(self._pending(item.first, item.stop) for item in self._sealed)
+        """How many records are pending."""
+        self.add(fresh)
 
-    def bytes_outside(self, journal: int) -> int:
-        """The same, less those that stand in this journal."""
-        return sum(
-            HEADER_BYTES + item.frame.header.body_bytes
-            for item in self._fresh
-            if item.journal != journal
-        )
+    def __repr__(self) -> str:
+        return f"<Backlog {self.records} records, {len(self._sealed)} batches>"
 
-    @property
-    def sealed_bytes(self) -> int:
-        """Bytes of the batches on the shelf."""
-        return sum(item.size for item in self._sealed)
+    # --- queries -----------------------------------------------------------------------------
 
     @property
-    def on_shelf(self) -> tuple[Sealed, ...]:
-        """The batches on the shelf, oldest first."""
-        return tuple(self._sealed)
+    def on_shelf(self) -> Sequence[Sealed]:
+        """The batches on the shelf, oldest first; not to be changed."""
+        return self._sealed
 
     def next_piece(self, start: int) -> Sealed | tuple[Located, ...] | None:
         """The first pending piece that holds a number at or above ``start``.
 
         A batch, or frames that make one.
         """
-        index = bisect_right(self._sealed, start, key=lambda item: item.stop)
+        index = bisect_right(self._sealed, start, key=_stop_of_sealed)
         frames = self._run_from(start)
         if index < len(self._sealed):
             sealed = self._sealed[index]
@@ -83,44 +69,114 @@ class Backlog:
         return frames or None
 
     def _run_from(self, start: int) -> tuple[Located, ...]:
-        index = bisect_right(self._fresh, start, key=lambda item: item.frame.header.stop)
-        return next(iter(runs(self._fresh[index:])), ())
+        index = bisect_right(self._fresh, start, key=_stop_of_fresh)
+        near = self._fresh[index : index + FRAMES_PER_BATCH_MAX]
+        return next(iter(runs(near)), ())
+
+    def in_journal(self, number: int) -> tuple[Located, ...]:
+        """The pending frames that stand in one journal."""
+        return tuple(item for item in self._fresh if item.journal == number)
+
+    def _pending(self, first: int, stop: int) -> int:
+        if not self.released or first >= self.released.end:
+            return stop - first
+        return len(self.released.gaps(first, stop))
+
+    # --- what happens --------------------------------------------------------------------------
 
     def add(self, frames: Iterable[Located]) -> None:
         """Takes frames that have become durable; their numbers follow those that are there."""
-        self._fresh.extend(frames)
+        for item in frames:
+            header = item.frame.header
+            self._fresh.append(item)
+            self.fresh_bytes += HEADER_BYTES + header.body_bytes
+            self.records += self._pending(header.first, header.stop)
 
     def release(self, numbers: Ranges) -> tuple[Sealed, ...]:
         """Takes a release; returns the batches that nobody needs any more.
 
         Of too many spans the highest are not taken: the next release says them again.
         """
-        self.released = bounded(self.released | numbers)
-        self._fresh = [
-            item
-            for item in self._fresh
-            if not self.released.covers(item.frame.header.first, item.frame.header.stop)
-        ]
-        gone = tuple(item for item in self._sealed if self.released.covers(item.first, item.stop))
-        self.drop(gone)
+        before = self.released
+        self.released = bounded(before | numbers)
+        gone: list[Sealed] = []
+        for start, stop in (self.released - before).spans:
+            self.records -= self._held(start, stop)
+            gone += self._release_sealed(start, stop)
+            self._release_fresh(start, stop)
+        return tuple(gone)
+
+    def _held(self, start: int, stop: int) -> int:
+        """How many numbers of a span stand in a frame or a batch."""
+        sealed = self._sealed[_touching_sealed(self._sealed, start, stop)]
+        fresh = self._fresh[_touching_fresh(self._fresh, start, stop)]
+        spans = [(item.first, item.stop) for item in sealed]
+        spans += [(item.frame.header.first, item.frame.header.stop) for item in fresh]
+        return sum(min(stop, last) - max(start, first) for first, last in spans)
+
+    def _release_sealed(self, start: int, stop: int) -> list[Sealed]:
+        where = _touching_sealed(self._sealed, start, stop)
+        touched = self._sealed[where]
+        gone = [item for item in touched if self.released.covers(item.first, item.stop)]
+        if gone:
+            self._sealed[where] = [item for item in touched if item not in gone]
+            self.sealed_bytes -= sum(item.allocated for item in gone)
         return gone
 
-    def drop(self, gone: Iterable[Sealed]) -> None:
+    def _release_fresh(self, start: int, stop: int) -> None:
+        where = _touching_fresh(self._fresh, start, stop)
+        kept = []
+        for item in self._fresh[where]:
+            header = item.frame.header
+            if self.released.covers(header.first, header.stop):
+                self.fresh_bytes -= HEADER_BYTES + header.body_bytes
+            else:
+                kept.append(item)
+        self._fresh[where] = kept
+
+    def drop(self, gone: Collection[Sealed]) -> None:
         """Forgets batches that leave the shelf."""
-        leaving = set(gone)
-        if leaving:
-            self._sealed = [item for item in self._sealed if item not in leaving]
+        for item in gone:
+            index = bisect_left(self._sealed, item.first, key=_first_of_sealed)
+            if index < len(self._sealed) and self._sealed[index] == item:
+                del self._sealed[index]
+                self.sealed_bytes -= item.allocated
+                self.records -= self._pending(item.first, item.stop)
 
-    def in_journal(self, number: int) -> tuple[Located, ...]:
-        """The pending frames that stand in one journal."""
-        return tuple(item for item in self._fresh if item.journal == number)
+    def drop_frames(self, gone: Collection[Located]) -> None:
+        """Forgets frames that can no longer be read."""
+        firsts = {item.frame.header.first for item in gone}
+        if firsts:
+            self._keep_fresh([i for i in self._fresh if i.frame.header.first not in firsts])
 
-    def seal(self, frames: Iterable[Located], batches: Iterable[Sealed]) -> tuple[Sealed, ...]:
-        """Frames have become batches; returns those that were released meanwhile, for unlinking."""
-        gone = set(frames)
-        self._fresh = [item for item in self._fresh if item not in gone]
-        self._sealed = sorted((*self._sealed, *batches), key=lambda item: item.first)
-        return self.release(_NONE)
+    def seal(self, journal: int, batches: Iterable[Sealed]) -> tuple[Sealed, ...]:
+        """The frames of a journal have become batches.
+
+        Returns:
+            Those that were released meanwhile, for unlinking.
+        """
+        self._keep_fresh([item for item in self._fresh if item.journal != journal])
+        gone = []
+        for item in batches:
+            if self.released.covers(item.first, item.stop):
+                gone.append(item)
+                continue
+            index = bisect_left(self._sealed, item.first, key=_first_of_sealed)
+            self._sealed.insert(index, item)
+            self.sealed_bytes += item.allocated
+            self.records += self._pending(item.first, item.stop)
+        return tuple(gone)
+
+    def _keep_fresh(self, kept: list[Located]) -> None:
+        leaving = len(self._fresh) - len(kept)
+        if not leaving:
+            return
+        headers = [item.frame.header for item in kept]
+        pending = sum(self._pending(header.first, header.stop) for header in headers)
+        before = [item.frame.header for item in self._fresh]
+        self.records += pending - sum(self._pending(header.first, header.stop) for header in before)
+        self._fresh = kept
+        self.fresh_bytes = sum(HEADER_BYTES + header.body_bytes for header in headers)
 
 
 def runs(frames: Sequence[Located]) -> Iterable[tuple[Located, ...]]:
@@ -144,3 +200,31 @@ def runs(frames: Sequence[Located]) -> Iterable[tuple[Located, ...]]:
         size += header.body_bytes
     if run:
         yield tuple(run)
+
+
+def _touching_sealed(items: Sequence[Sealed], start: int, stop: int) -> slice:
+    """Where the batches stand that hold a number of a span."""
+    low = bisect_right(items, start, key=_stop_of_sealed)
+    return slice(low, bisect_left(items, stop, lo=low, key=_first_of_sealed))
+
+
+def _touching_fresh(items: Sequence[Located], start: int, stop: int) -> slice:
+    """Where the frames stand that hold a number of a span."""
+    low = bisect_right(items, start, key=_stop_of_fresh)
+    return slice(low, bisect_left(items, stop, lo=low, key=_first_of_fresh))
+
+
+def _first_of_sealed(item: Sealed) -> int:
+    return item.first
+
+
+def _stop_of_sealed(item: Sealed) -> int:
+    return item.stop
+
+
+def _first_of_fresh(item: Located) -> int:
+    return item.frame.header.first
+
+
+def _stop_of_fresh(item: Located) -> int:
+    return item.frame.header.stop

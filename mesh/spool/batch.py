@@ -116,6 +116,7 @@ def pack(labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes])
         last_wall_ns=last.at.wall_ns,
         clock_trusted=all(frame.at.trusted for frame in frames),
         boot=last.owner.boot,
+        running_ns=last.at.mono_ns,
         codec=Codec.ROWS_ZSTD,
         schema=SCHEMA,
         raw_bytes=len(raw),

@@ -2,39 +2,57 @@
 
 All that blocks runs in the worker, one job after another. The orders that matter:
 
-- a journal is unlinked once its pending frames are durable on the shelf, the losses among them are
+- a journal is retired once its pending frames are durable on the shelf, the losses among them are
   stated, the cursor covers what was released of it, and a newer journal is durable;
 - a batch that was released is unlinked once the cursor that says so is durable;
-- a batch that is given up is unlinked once a journal's header that says so is durable;
+- a batch that is given up is unlinked once a journal's header that says so is durable, or ``STORE``
+  for a batch of a past epoch;
 - a batch that is damaged is taken off the shelf once the same is true of it.
 
-What fails is tried again a few seconds later. What a crash leaves undone is done after the next
-opening, since the files tell of it.
+While a link is up a closed journal waits a while for its release before it is sealed, so what goes
+upstream at once is written to the medium once. What fails is tried again a few seconds later. What
+a crash leaves undone is done after the next opening, since the files tell of it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from mesh.spool import cursor as cursors
 from mesh.spool import events, journal, sealing, shelf, store
 from mesh.spool.commit import Located
-from mesh.spool.lane import LaneState
+from mesh.spool.lane import LaneState, WhenFull
 from mesh.spool.pump import Pump
-from mesh.spool.retention import plan
+from mesh.spool.retention import Eviction, Shelf, plan
 from mesh.spool.settings import Resources, SpoolSettings
 from mesh.spool.shelf import Sealed
-from schemas.errors import DiskFailed
-from schemas.limits import HOLDERS_MAX
+from schemas.errors import Damaged, DiskFailed
+from schemas.limits import BLOCK_BYTES, HOLDERS_MAX, JOURNALS_CLOSED_MAX
 from schemas.messages import Epoch, Explained, Lane
 from schemas.ranges import Ranges
+from schemas.stored import PastEpoch, StoreIdentity
 
-__all__ = ["Chores"]
+__all__ = ["Chores", "Lives"]
 
 _T = TypeVar("_T")
 _RETRY_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 60.0
+_EXPIRED_AT_ONCE_MAX: Final = 64
+
+Lives = Mapping[Epoch, Mapping[Lane, LaneState]]
+"""The lanes of each epoch, the oldest first, the present one last."""
+
+
+class _Item(NamedTuple):
+    """A batch, and where it belongs."""
+
+    epoch: Epoch
+    lane: Lane
+    batch: Sealed
 
 
 class Chores:
@@ -43,8 +61,8 @@ class Chores:
     Args:
         resources: the spool's.
         settings: the spool's.
-        epoch: the present life.
-        lanes: the state of each lane, shared with the spool on the loop.
+        identity: the spool's.
+        lives: the state of each lane, shared with the spool on the loop.
         pump: makes losses durable.
         survey: what was found on opening.
         state_accounts: states what was given up.
@@ -54,34 +72,45 @@ class Chores:
         self,
         resources: Resources,
         settings: SpoolSettings,
-        epoch: Epoch,
-        lanes: Mapping[Lane, LaneState],
+        identity: StoreIdentity,
+        lives: Lives,
         pump: Pump,
         survey: store.Survey,
         state_accounts: Callable[[], Awaitable[None]],
     ) -> None:
         self._resources = resources
         self._settings = settings
-        self._epoch = epoch
-        self._lanes = lanes
+        self._identity = identity
+        self._lives = lives
         self._pump = pump
         self._state_accounts = state_accounts
         self._loop = asyncio.get_running_loop()
         self._cursor = survey.cursor
         # What was read may stand in the page cache only: it is written again before it is used.
         self._cursor_stale = survey.cursor.generation > 0
-        found = survey.lanes.items()
-        self._unlink = [(lane, item) for lane, state in found for item in state.leaving]
-        self._spoiled = [(lane, item) for lane, state in found for item in state.spoiled]
-        self._given_up: list[tuple[Lane, Sealed]] = []
+        found = [
+            (epoch, lane, standing)
+            for epoch, lanes in [*survey.past.items(), (identity.epoch, survey.lanes)]
+            for lane, standing in lanes.items()
+        ]
+        self._unlink = [_Item(e, lane, item) for e, lane, one in found for item in one.leaving]
+        self._spoiled = [_Item(e, lane, item) for e, lane, one in found for item in one.spoiled]
+        self._given_up: list[_Item] = []
+        self._past_stale = False
+        self._closed_at: dict[int, float] = {}
+        self._ages: dict[tuple[Epoch, Lane], tuple[Sealed, int]] = {}
+        self._free_bytes: int | None = None
+        self._spare_bytes = 0
         self._due = asyncio.Event()
         self._due.set()
+        self.linked = False
+        """Whether a link is up, so that closed journals may wait for their release."""
 
     # --- queries -----------------------------------------------------------------------------
 
-    def holders(self, lane: Lane) -> dict[str, int]:
+    def holders(self, epoch: Epoch, lane: Lane) -> dict[str, int]:
         """Up to where each holder has released a lane."""
-        prefix = f"{self._epoch}/{lane}/"
+        prefix = f"{epoch}/{lane}/"
         return {
             key.removeprefix(prefix): number
             for key, number in self._cursor.holders.items()
@@ -89,11 +118,37 @@ class Chores:
         }
 
     def used_bytes(self) -> int:
-        """What the spool takes on disk."""
-        backlogs = [state.backlog for state in self._lanes.values()]
+        """What the spool takes on disk, in blocks."""
+        backlogs = [state.backlog for _, _, state in self._states()]
         shelved = sum(backlog.sealed_bytes for backlog in backlogs)
-        closed = sum(backlog.bytes_outside(self._pump.journal) for backlog in backlogs)
-        return shelved + self._pump.journal_bytes + closed
+        journals = [self._pump.journal_allocated, *self._pump.closed_journals.values()]
+        if self._pump.spare:
+            journals.append(self._spare_bytes)
+        return shelved + sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in journals)
+
+    def bytes_max(self) -> int:
+        """What the spool may take: its quota, or less where the file system has less to give."""
+        if self._free_bytes is None:
+            return self._settings.bytes_max
+        room = self.used_bytes() + self._free_bytes - self._settings.headroom_bytes
+        return max(0, min(self._settings.bytes_max, room))
+
+    def shelves(self) -> list[Shelf]:
+        """What each lane has, by epoch from the oldest."""
+        return [
+            Shelf(
+                epoch,
+                lane,
+                state.backlog.on_shelf,
+                state.backlog.sealed_bytes + state.backlog.fresh_bytes,
+            )
+            for epoch, lane, state in self._states()
+        ]
+
+    def _states(self) -> Iterator[tuple[Epoch, Lane, LaneState]]:
+        for epoch, lanes in self._lives.items():
+            for lane, state in lanes.items():
+                yield epoch, lane, state
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -101,50 +156,63 @@ class Chores:
         """There is something to do."""
         self._due.set()
 
-    def note_release(self, lane: Lane, gone: Sequence[Sealed], holder: str) -> None:
+    def note_release(self, epoch: Epoch, lane: Lane, gone: Sequence[Sealed], holder: str) -> None:
         """A holder has released; nobody needs these batches any more.
 
         Of too many holders the one that was not heard of for longest is forgotten.
         """
-        self._unlink += [(lane, item) for item in gone]
-        prefix, key = f"{self._epoch}/{lane}/", f"{self._epoch}/{lane}/{holder}"
+        self._unlink += [_Item(epoch, lane, item) for item in gone]
+        prefix, key = f"{epoch}/{lane}/", f"{epoch}/{lane}/{holder}"
         holders = {name: number for name, number in self._cursor.holders.items() if name != key}
         others = [name for name in holders if name.startswith(prefix)]
         if len(others) >= HOLDERS_MAX:
             del holders[others[0]]
-        holders[key] = self._lanes[lane].backlog.released.watermark()
+        holders[key] = self._lives[epoch][lane].backlog.released.watermark()
         self._cursor = replace(self._cursor, holders=holders)
         self._cursor_stale = True
         self.wake()
 
-    def note_damaged_batch(self, lane: Lane, item: Sealed, detail: str) -> None:
+    def note_damaged_batch(self, epoch: Epoch, lane: Lane, item: Sealed, detail: str) -> None:
         """A batch on the shelf does not verify: states the loss, and later sets the file aside."""
-        self._lanes[lane].backlog.drop([item])
-        self._state_damage(lane, [(item.first, item.stop)], detail)
-        self._spoiled.append((lane, item))
+        self._lives[epoch][lane].backlog.drop([item])
+        self._state_damage(epoch, lane, [(item.first, item.stop)], detail)
+        self._spoiled.append(_Item(epoch, lane, item))
         self.wake()
 
     def note_damaged_frames(self, lane: Lane, damaged: Sequence[Located]) -> None:
         """Frames in a journal do not verify: states the loss."""
         if damaged:
-            self._lanes[lane].backlog.seal(damaged, ())
+            epoch = self._identity.epoch
+            self._lives[epoch][lane].backlog.drop_frames(damaged)
             spans = [(item.frame.header.first, item.frame.header.stop) for item in damaged]
-            self._state_damage(lane, spans, "a frame no longer matches its checksum")
+            self._state_damage(epoch, lane, spans, "a frame no longer matches its checksum")
 
-    def _state_damage(self, lane: Lane, spans: Sequence[tuple[int, int]], detail: str) -> None:
-        numbers = Ranges.of(spans) - self._lanes[lane].backlog.released
-        if not numbers:
-            return
-        self._lanes[lane].explain(Explained.DAMAGED, numbers)
-        self._pump.rotate()
-        self._observe(events.DamageFound(lane, str(numbers), detail))
+    def _state_damage(
+        self, epoch: Epoch, lane: Lane, spans: Sequence[tuple[int, int]], detail: str
+    ) -> None:
+        state = self._lives[epoch][lane]
+        numbers = Ranges.of(spans) - state.backlog.released
+        if numbers:
+            self._explain(epoch, lane, Explained.DAMAGED, numbers)
+            self._observe(events.DamageFound(lane, str(numbers), detail))
+
+    def _explain(self, epoch: Epoch, lane: Lane, why: str, numbers: Ranges) -> None:
+        """States a loss; ``_make_durable`` makes the statement so."""
+        state = self._lives[epoch][lane]
+        state.explain(why, numbers - state.backlog.released)
+        if epoch == self._identity.epoch:
+            self._pump.rotate()
+        else:
+            self._past_stale = True
 
     # --- what is done ------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Does what is due, when it is. Runs until cancelled."""
         while True:
-            await self._due.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look_again_seconds()):
+                    await self._due.wait()
             self._due.clear()
             try:
                 await self.do()
@@ -152,6 +220,19 @@ class Chores:
                 self._observe(events.ChoreFailed(str(failure)))
                 self._loop.call_later(_RETRY_SECONDS, self._due.set)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _look_again_seconds(self) -> float | None:
+        """Until a journal has waited long enough, or records may be too old; ``None`` for never."""
+        waiting = min(self._closed_at.values(), default=None)
+        if self.linked and waiting is not None:
+            left = waiting + self._settings.release_seconds - self._loop.time()
+            return min(_LOOK_SECONDS, max(_PAUSE_SECONDS, left))
+        ageing = any(
+            state.backlog.records
+            for _, lane, state in self._states()
+            if self._settings.lanes[lane].age_seconds_max is not None
+        )
+        return _LOOK_SECONDS if ageing else None
 
     async def do(self) -> None:
         """Does all that is due now.
@@ -162,15 +243,15 @@ class Chores:
         await self.flush()
         unsealed = None
         try:
-            # Until the first journal of this life is durable, the old ones alone tell the numbers.
-            while self._pump.journal and self._pump.closed_journals:
-                await self._seal(self._pump.closed_journals[0])
-                self._pump.closed_journals.pop(0)
+            await self._seal_journals()
         except DiskFailed as failure:
             # A full disk fails the sealing, and is what evicting helps against.
             unsealed = failure
+        self._free_bytes = await self._in_worker(self._resources.disk.free_bytes)
+        await self._expire()
         await self._evict()
         await self._set_aside_spoiled()
+        await self._keep_spare()
         if unsealed is not None:
             raise unsealed
 
@@ -184,12 +265,24 @@ class Chores:
             return
         unlink = list(self._unlink)
         self._cursor_stale = False
-        released = dict(self._cursor.released)
-        for lane, state in self._lanes.items():
-            if state.backlog.released:
-                released[f"{self._epoch}/{lane}"] = state.backlog.released
+        released = {
+            f"{epoch}/{lane}": state.backlog.released
+            for epoch, lane, state in self._states()
+            if state.backlog.released
+        }
+        lives = {str(epoch) for epoch in self._lives}
+        holders = {
+            key: number
+            for key, number in self._cursor.holders.items()
+            if key.partition("/")[0] in lives
+        }
         # Only a success counts up: a second attempt goes to the same slot, never to the good one.
-        cursor = replace(self._cursor, generation=self._cursor.generation + 1, released=released)
+        cursor = replace(
+            self._cursor,
+            generation=self._cursor.generation + 1,
+            released=released,
+            holders=holders,
+        )
         try:
             await self._in_worker(cursors.store, self._resources.disk, cursor)
         except BaseException:
@@ -198,74 +291,210 @@ class Chores:
         self._cursor = replace(self._cursor, generation=cursor.generation, released=released)
         await self._clear(unlink, self._unlink)
 
-    async def _clear(
-        self, items: Sequence[tuple[Lane, Sealed]], noted: list[tuple[Lane, Sealed]]
-    ) -> None:
+    async def _clear(self, items: Sequence[_Item], noted: list[_Item]) -> None:
         """Unlinks batches, and strikes each off the list where it was noted."""
-        for lane, item in items:
-            await self._in_worker(shelf.clear, self._resources.disk, lane, self._epoch, [item])
-            noted.remove((lane, item))
+        for item in items:
+            await self._in_worker(
+                shelf.clear, self._resources.disk, item.lane, item.epoch, [item.batch]
+            )
+            noted.remove(item)
 
-    async def _seal(self, number: int) -> None:
-        """Shelves what is pending of a closed journal, then unlinks the journal."""
-        frames = {
+    # --- sealing -----------------------------------------------------------------------------
+
+    async def _seal_journals(self) -> None:
+        """Retires what is released, seals what has waited long enough, oldest first.
+
+        Until the first journal of this life is durable, the old ones alone tell the numbers.
+        """
+        if not self._pump.journal:
+            return
+        self._rotate_old()
+        now = self._loop.time()
+        for number in self._pump.closed_journals:
+            self._closed_at.setdefault(number, now)
+        for number in list(self._pump.closed_journals):
+            frames = self._pending_in(number)
+            waits = len(self._pump.closed_journals) <= JOURNALS_CLOSED_MAX and (
+                now < self._closed_at[number] + self._settings.release_seconds
+            )
+            if frames and self.linked and waits:
+                continue
+            if frames:
+                await self._seal(number, frames)
+            await self._retire(number)
+
+    def _rotate_old(self) -> None:
+        """Begins a new journal where the open one is old: what is in it can age, and be given
+        up.
+        """
+        age_ns = self._resources.clock.now().mono_ns + self._pump.running_offset_ns
+        age_ns -= self._pump.journal_since_ns
+        if age_ns > self._settings.journal_seconds_max * 1e9 and self._pending_in(
+            self._pump.journal
+        ):
+            self._pump.rotate()
+
+    def _pending_in(self, number: int) -> dict[Lane, tuple[Located, ...]]:
+        return {
             lane: pending
-            for lane, state in self._lanes.items()
+            for lane, state in self._lives[self._identity.epoch].items()
             if (pending := state.backlog.in_journal(number))
         }
-        if frames:
-            done = await self._in_worker(
-                sealing.seal, self._resources.disk, self._settings.labels, frames
-            )
-            for lane, pending in frames.items():
-                gone = self._lanes[lane].backlog.seal(pending, done.batches[lane])
-                self._unlink += [(lane, item) for item in gone]
-                self.note_damaged_frames(lane, done.damaged[lane])
-            if any(done.damaged.values()) and not await self._pump.commit():
-                raise DiskFailed(f"journal {number} stays: a loss could not be stated")
+
+    async def _seal(self, number: int, frames: Mapping[Lane, tuple[Located, ...]]) -> None:
+        """Shelves what is pending of a closed journal."""
+        lanes = self._lives[self._identity.epoch]
+        disk, labels = self._resources.disk, self._settings.labels
+        done = await self._in_worker(sealing.seal, disk, labels, frames, self._resources.packer)
+        for lane in frames:
+            self.note_damaged_frames(lane, done.damaged[lane])
+            gone = lanes[lane].backlog.seal(number, done.batches[lane])
+            self._unlink += [_Item(self._identity.epoch, lane, item) for item in gone]
+        if any(done.damaged.values()) and not await self._pump.commit():
+            raise DiskFailed(f"journal {number} stays: a loss could not be stated")
+
+    async def _retire(self, number: int) -> None:
+        """Removes a journal of which nothing is pending, or keeps its blocks for the next one."""
         await self.flush()
-        await self._in_worker(self._resources.disk.unlink, journal.journal_path(number))
+        reuse = number in self._pump.reusable and not self._pump.spare
+        size = await self._in_worker(journal.retire, self._resources.disk, number, reuse=reuse)
+        del self._pump.closed_journals[number]
+        self._pump.reusable.discard(number)
+        self._closed_at.pop(number, None)
+        if reuse and size >= self._settings.spare_bytes:
+            self._pump.spare, self._spare_bytes = True, size
+
+    async def _keep_spare(self) -> None:
+        """Sees to it that there is a spare, which is also the reserve of a full disk."""
+        if self._pump.spare or not self._pump.journal:
+            return
+        # A full disk has none to give; what is evicted or released gives one later.
+        with suppress(DiskFailed):
+            size = await self._in_worker(
+                journal.make_spare, self._resources.disk, self._settings.spare_bytes
+            )
+            self._pump.spare, self._spare_bytes = True, size
+
+    # --- giving up ---------------------------------------------------------------------------
+
+    async def _expire(self) -> None:
+        """Gives up batches that are older than their lane keeps records."""
+        running_ns = self._resources.clock.now().mono_ns + self._pump.running_offset_ns
+        expired: list[_Item] = []
+        for epoch, lane, state in self._states():
+            age = self._settings.lanes[lane].age_seconds_max
+            if age is None:
+                continue
+            for item in state.backlog.on_shelf[:_EXPIRED_AT_ONCE_MAX]:
+                since_ns = await self._running_ns(epoch, lane, item)
+                if since_ns is None or running_ns - since_ns <= age * 1e9:
+                    break
+                expired.append(_Item(epoch, lane, item))
+        await self._give_up(expired, Explained.EXPIRED)
+
+    async def _running_ns(self, epoch: Epoch, lane: Lane, item: Sealed) -> int | None:
+        """The running time of a batch's last frame; ``None`` where it cannot be read now."""
+        known = self._ages.get((epoch, lane))
+        if known is not None and known[0] == item:
+            return known[1]
+        disk = self._resources.disk
+        try:
+            found = await self._in_worker(shelf.read, disk, lane, epoch, item)
+        except Damaged as damage:
+            self.note_damaged_batch(epoch, lane, item, str(damage))
+            return None
+        except (DiskFailed, FileNotFoundError):
+            return None
+        self._ages[epoch, lane] = item, found.header.running_ns
+        return found.header.running_ns
 
     async def _evict(self) -> None:
-        """Gives up what does not fit: states the loss, makes that durable, then unlinks.
+        """Gives up what does not fit, and lets those lanes refuse that never give up anything."""
+        evictions = plan(self.shelves(), self._settings.lanes, self.used_bytes(), self.bytes_max())
+        await self._give_up([_Item(*_place(item)) for item in evictions], Explained.EVICTED)
+        self._refuse_where_full()
+
+    def _refuse_where_full(self) -> None:
+        used, allowed = self.used_bytes(), self.bytes_max()
+        for lane, state in self._lives[self._identity.epoch].items():
+            settings = self._settings.lanes[lane]
+            if not settings.enabled:
+                continue
+            held = sum(one.bytes for one in self.shelves() if one.lane is lane)
+            state.refuses = ""
+            if settings.when_full is WhenFull.REFUSE and lane is not Lane.ACCOUNT:
+                if settings.bytes_max is not None and held >= settings.bytes_max:
+                    state.refuses = f"full, {held} bytes of {settings.bytes_max}"
+                elif used > allowed:
+                    state.refuses = f"the spool is full, {used} bytes of {allowed}"
+
+    async def _give_up(self, items: Sequence[_Item], why: Explained) -> None:
+        """States a loss, makes that durable, then unlinks.
 
         What was given up and could not be stated is stated and unlinked the next time.
         """
-        shelves = {lane: state.backlog.on_shelf for lane, state in self._lanes.items()}
-        evictions = plan(shelves, self.used_bytes(), self._settings.bytes_max)
-        if not evictions and not self._given_up:
+        if not items and not self._given_up:
             return
-        by_lane: dict[Lane, list[Sealed]] = {}
-        for eviction in evictions:
-            by_lane.setdefault(eviction.lane, []).append(eviction.batch)
-        for lane, items in by_lane.items():
-            state = self._lanes[lane]
-            state.backlog.drop(items)
-            numbers = Ranges.of([(item.first, item.stop) for item in items])
-            state.explain(Explained.EVICTED, numbers - state.backlog.released)
-            self._given_up += [(lane, item) for item in items]
-            self._observe(events.Evicted(lane, str(numbers)))
-        self._pump.rotate()
-        if not await self._pump.commit():
-            raise DiskFailed("an eviction could not be stated yet; nothing was unlinked")
+        by_lane: dict[tuple[Epoch, Lane], list[Sealed]] = {}
+        for item in items:
+            by_lane.setdefault((item.epoch, item.lane), []).append(item.batch)
+        for (epoch, lane), batches in by_lane.items():
+            self._lives[epoch][lane].backlog.drop(batches)
+            numbers = Ranges.of([(item.first, item.stop) for item in batches])
+            self._explain(epoch, lane, why, numbers)
+            self._given_up += [_Item(epoch, lane, item) for item in batches]
+            self._observe(events.Evicted(lane, str(numbers), why))
+        await self._make_durable("an eviction could not be stated yet; nothing was unlinked")
         await self._clear(list(self._given_up), self._given_up)
         await self._state_accounts()
+
+    async def _make_durable(self, otherwise: str) -> None:
+        """Makes durable what was explained.
+
+        Raises:
+            DiskFailed: it is not.
+        """
+        if self._past_stale:
+            past = tuple(
+                PastEpoch(epoch, {lane: state.ended() for lane, state in lanes.items()})
+                for epoch, lanes in self._lives.items()
+                if epoch != self._identity.epoch
+            )
+            self._identity = replace(self._identity, past=past)
+            await self._in_worker(store.write, self._resources.disk, self._identity)
+            self._past_stale = False
+        self._pump.rotate()
+        if not await self._pump.commit():
+            raise DiskFailed(otherwise)
 
     async def _set_aside_spoiled(self) -> None:
         """Takes damaged batches off the shelf, once their loss is durably stated."""
         if not self._spoiled:
             return
-        if not await self._pump.commit():
-            raise DiskFailed("a damaged batch stays: its loss could not be stated yet")
-        for lane, item in list(self._spoiled):
+        await self._make_durable("a damaged batch stays: its loss could not be stated yet")
+        for item in list(self._spoiled):
             disk = self._resources.disk
-            name = await self._in_worker(store.set_aside, disk, lane, self._epoch, item)
-            self._spoiled.remove((lane, item))
+            name = await self._in_worker(store.set_aside, disk, item.lane, item.epoch, item.batch)
+            self._spoiled.remove(item)
             if name:
                 self._observe(events.Quarantined(name))
 
-    async def _in_worker(self, job: Callable[..., _T], *arguments: object) -> _T:
-        return await self._loop.run_in_executor(self._resources.worker, job, *arguments)
+    async def mark_outdated(self, machine: bytes) -> None:
+        """Writes into ``STORE`` that the next opening begins a new life.
+
+        Raises:
+            DiskFailed: it is not written.
+        """
+        self._identity = replace(self._identity, machine=machine)
+        await self._in_worker(store.write, self._resources.disk, self._identity)
+
+    async def _in_worker(self, job: Callable[..., _T], *arguments: object, **more: object) -> _T:
+        call = partial(job, *arguments, **more)
+        return await self._loop.run_in_executor(self._resources.worker, call)
 
     def _observe(self, event: object) -> None:
         self._resources.observer.observe(event)
+
+
+def _place(item: Eviction) -> tuple[Epoch, Lane, Sealed]:
+    return item.epoch, item.lane, item.batch

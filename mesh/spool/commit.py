@@ -10,10 +10,11 @@ values, so the two share nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from mesh.ports import Disk
 from mesh.spool.frame import CHAIN_START, HEADER_BYTES, FrameHeader, Owner, Whole, pack
-from mesh.spool.journal import Journal
+from mesh.spool.journal import END, Journal
 from schemas import wire
 from schemas.errors import DiskFailed
 from schemas.limits import FRAME_BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX
@@ -22,6 +23,9 @@ from schemas.ranges import Ranges
 from schemas.stored import Closed, JournalHeader, LaneMark, Numbers, Reserved
 
 __all__ = ["Committed", "Entry", "Group", "Located", "Standing", "Writer"]
+
+
+_NO_HEADER: Final = bytes(HEADER_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Group:
         standing: how each lane stands, for the header of a new journal.
         reserve: numbers to reserve with this group; empty for none.
         rotate: whether to begin a new journal first.
+        spare: whether there is a spare to begin it in.
+        mono_ns: the time of the commit on the monotonic clock; ``at`` has the running time.
         close: whether this is the last group of this life.
     """
 
@@ -61,6 +67,8 @@ class Group:
     reserve: Mapping[Lane, int]
     rotate: bool = False
     close: bool = False
+    spare: bool = False
+    mono_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,8 @@ class Committed:
     Args:
         frames: where its frames stand.
         journal: number of the journal that is open now.
-        journal_bytes: how long that journal is.
+        journal_bytes: how much of it is used.
+        journal_allocated: what its file occupies.
         written_bytes: how much was written for this group.
         abandoned: journals that were begun and failed since the last group that became durable;
             nothing stands in them that does not stand elsewhere, or was given up.
@@ -87,6 +96,7 @@ class Committed:
     frames: tuple[Located, ...]
     journal: int
     journal_bytes: int
+    journal_allocated: int
     written_bytes: int
     abandoned: tuple[int, ...] = ()
 
@@ -160,41 +170,61 @@ class Writer:
             self._owner.boot,
             self._number,
             group.at.wall_ns,
+            group.mono_ns,
+            group.at.mono_ns,
             lanes,
         )
-        self._journal = Journal.create(self._disk, header)
+        self._journal = Journal.create(self._disk, header, spare=group.spare)
         return self._journal
 
     def _mark(self, lane: Lane) -> LaneMark:
         return self._marks.get(lane, LaneMark(0, CHAIN_START))
 
     def _write(self, journal: Journal, group: Group) -> Committed:
-        marks = dict(self._marks)
+        cuts = [(entry.lane, cut) for entry in group.entries for cut in _cut(entry)]
+        controls = [wire.encode(control) for control in _controls(group)]
+        # The records are copied once, into their place; each header is put before them afterwards.
         pieces: list[bytes] = []
-        headers: list[FrameHeader] = []
-        offsets: list[int] = []
-        size = 0
-        for entry in group.entries:
-            for first, count, body in _cut(entry):
-                before = marks.get(entry.lane, LaneMark(0, CHAIN_START)).chain
-                head, header = pack(self._owner, entry.lane, first, count, body, before, group.at)
-                marks[entry.lane] = LaneMark(header.stop, header.chain_after)
-                headers.append(header)
-                offsets.append(size)
-                pieces += (head, body)
-                size += HEADER_BYTES + len(body)
-        for control in _controls(group):
-            body = wire.encode(control)
-            head, _ = pack(self._owner, None, 0, 0, body, CHAIN_START, group.at)
-            pieces += (head, body)
-            size += HEADER_BYTES + len(body)
-        start = journal.append(b"".join(pieces)) if pieces else journal.size
+        for _, cut in cuts:
+            pieces.append(_NO_HEADER)
+            pieces += cut.records
+        for body in controls:
+            pieces += (_NO_HEADER, body)
+        data = bytearray().join((*pieces, END))
+        marks = dict(self._marks)
+        frames: list[tuple[int, FrameHeader]] = []
+        offset = 0
+        with memoryview(data) as view:
+            for lane, cut in cuts:
+                before = marks.get(lane, LaneMark(0, CHAIN_START)).chain
+                where = slice(offset + HEADER_BYTES, offset + HEADER_BYTES + cut.size)
+                numbers = (cut.first, len(cut.records))
+                header = self._pack(journal, lane, numbers, view[where], before, group.at)
+                view[offset : where.start] = header[0]
+                marks[lane] = LaneMark(header[1].stop, header[1].chain_after)
+                frames.append((offset, header[1]))
+                offset = where.stop
+            for body in controls:
+                header = self._pack(journal, None, (0, 0), body, CHAIN_START, group.at)
+                view[offset : offset + HEADER_BYTES] = header[0]
+                offset += HEADER_BYTES + len(body)
+        start = journal.append(data) if offset else journal.size
         self._marks = marks
-        frames = tuple(
-            Located(journal.number, Whole(start + offset, header))
-            for offset, header in zip(offsets, headers, strict=True)
+        located = tuple(
+            Located(journal.number, Whole(start + offset, header)) for offset, header in frames
         )
-        return Committed(frames, journal.number, journal.size, size)
+        return Committed(located, journal.number, journal.size, journal.allocated, offset)
+
+    def _pack(
+        self,
+        journal: Journal,
+        lane: Lane | None,
+        numbers: tuple[int, int],
+        body: bytes | memoryview,
+        before: bytes,
+        at: Instant,
+    ) -> tuple[bytes, FrameHeader]:
+        return pack(self._owner, journal.number, lane, *numbers, body, before, at)
 
 
 def _controls(group: Group) -> list[Reserved | Closed]:
@@ -206,19 +236,27 @@ def _controls(group: Group) -> list[Reserved | Closed]:
     return controls
 
 
-def _cut(entry: Entry) -> list[tuple[int, int, bytes]]:
-    """Cuts records into frames: ``(first, count, body)``, within the bounds of a frame."""
+class _Cut(NamedTuple):
+    """Records that make a frame, the number of the first, and how many bytes they are."""
+
+    first: int
+    records: Sequence[bytes]
+    size: int
+
+
+def _cut(entry: Entry) -> list[_Cut]:
+    """Cuts records into frames, within the bounds of a frame."""
     records = entry.records
-    body = b"".join(records)
-    if len(body) <= FRAME_BODY_BYTES_MAX and len(records) <= RECORDS_PER_FRAME_MAX:
-        return [(entry.first, len(records), body)]
-    cuts: list[tuple[int, int, bytes]] = []
+    whole = sum(map(len, records))
+    if whole <= FRAME_BODY_BYTES_MAX and len(records) <= RECORDS_PER_FRAME_MAX:
+        return [_Cut(entry.first, records, whole)]
+    cuts: list[_Cut] = []
     start = size = 0
     for index, record in enumerate(records):
         full = size + len(record) > FRAME_BODY_BYTES_MAX or index - start == RECORDS_PER_FRAME_MAX
         if full:
-            cuts.append((entry.first + start, index - start, b"".join(records[start:index])))
+            cuts.append(_Cut(entry.first + start, records[start:index], size))
             start, size = index, 0
         size += len(record)
-    cuts.append((entry.first + start, len(records) - start, b"".join(records[start:])))
+    cuts.append(_Cut(entry.first + start, records[start:], size))
     return cuts

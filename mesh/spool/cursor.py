@@ -4,8 +4,9 @@ Each slot is ``magic "HFcu", u32 bytes, u32 CRC-32`` and a ``Cursor`` in canonic
 slot begins in the middle of the file. Writes take turns, so a torn write spoils the slot that was
 already out of date, and of two readable slots the one with the higher generation holds. The cursor
 is durable before anything that it releases is unlinked; what is read on opening may stand in the
-page cache only, so it is written once more before it is acted upon. Losing it loses nothing: what
-is still there is sent again, and the receiver takes it once.
+page cache only, so it is written once more before it is acted upon. The beginning of each slot is
+allocated when the file is made, so a full disk does not stop a release, which is what frees it.
+Losing it loses nothing: what is still there is sent again, and the receiver takes it once.
 """
 
 import struct
@@ -26,6 +27,7 @@ _MAGIC: Final = b"HFcu"
 _HEAD: Final = struct.Struct("<4sII")
 _SLOT_BYTES: Final = CURSOR_BYTES_MAX
 _SPANS_MAX: Final = RANGES_MAX // 16
+_ALLOCATED_BYTES: Final = 16 * 1024
 
 
 def load(disk: Disk) -> Cursor:
@@ -49,13 +51,20 @@ def _read_slot(file: DiskFile, slot: int) -> bytes:
 
 
 def prepare(disk: Disk) -> None:
-    """Makes the file, empty, where there is none; the caller syncs its folder.
+    """Makes the file, of zeros, where there is none; the caller syncs its folder.
 
     Raises:
-        DiskFailed: it cannot be made.
+        DiskFailed: it cannot be made, or not be allocated.
     """
-    if PATH not in disk.list(""):
-        disk.open(PATH, "create").close()
+    if PATH in disk.list(""):
+        return
+    file = disk.open(PATH, "create")
+    try:
+        for slot in (0, 1):
+            file.write(bytes(_ALLOCATED_BYTES), slot * _SLOT_BYTES)
+        file.sync()
+    finally:
+        file.close()
 
 
 def store(disk: Disk, cursor: Cursor) -> None:

@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.messages import Explained, Lane
+from schemas.messages import Explained, Lane, Severity
 
 __all__ = [
     "AccountDelayed",
     "ChoreFailed",
     "DamageFound",
+    "EpochBegun",
     "Evicted",
+    "LaneOff",
     "Quarantined",
     "SpoolDegraded",
     "SpoolOpened",
     "SpoolRecovered",
+    "StoreOutdated",
 ]
 
 
@@ -44,6 +47,47 @@ class SpoolOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochBegun:
+    """The spool began a new life: numbers begin at zero, the old ones keep their names."""
+
+    epoch: str
+    reason: str
+
+    @property
+    def severity(self) -> Severity:
+        """Somebody should know: a store was copied, restored, or lost."""
+        return Severity.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOff:
+    """A lane that is switched off still holds records; they are kept and handed on."""
+
+    lane: Lane
+    pending: int
+
+    @property
+    def severity(self) -> Severity:
+        """Somebody may have forgotten it."""
+        return Severity.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOutdated:
+    """Upstream holds more than was ever written here: the store was restored from an older copy.
+
+    A new life begins with the next opening.
+    """
+
+    reason: str
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: somebody restored a store, or two nodes have one name."""
+        return Severity.ERROR
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolDegraded:
     """The disk failed twice in a row: no record is taken until a new journal can be begun."""
 
@@ -66,10 +110,11 @@ class DamageFound:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """Records were given up for space: which."""
+    """Records were given up, for space or for their age: which."""
 
     lane: Lane
     numbers: str
+    why: str = Explained.EVICTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ another. All integers are little-endian::
 
     0   4s  magic "HFfr"                 56  16s boot id
     4   u8  version, 1                   72  i64 wall clock, ns UTC
-    5   u8  flags: 1 = clock trusted     80  i64 monotonic clock, ns
+    5   u8  flags: 1 = clock trusted     80  i64 running time of the spool, ns
     6   u8  lane code, 0 = control       88  16s chain before the body
     7   u8  reserved, 0                  104 16s chain after the body
-    8   u32 count of records             120 u32 CRC-32 of the body
+    8   u32 count of records             120 u32 number of the journal, low 32 bits
     12  u32 bytes of the body            124 u32 CRC-32 of the 124 bytes before
     16  u64 first number
     24  u64 epoch: counter
@@ -16,10 +16,15 @@ another. All integers are little-endian::
     40  16s store id
 
 Invariants. The header's checksum is judged before any of its fields is believed, so a damaged
-length never sends a reader astray. ``chain_after = SHA-256(chain_before ‖ body)[:16]``, so a frame
-of this lane and epoch can stand in one place only, and two holders that have the same chain have
-the same records. Store id and epoch refuse old bytes of another file that lie behind the end of
-this one. A *control* frame (lane code 0, count 0) has a message of ``schemas.stored`` as its body.
+length never sends a reader astray. ``chain_after = SHA-256(chain_before ‖ body)[:16]``: the body's
+only checksum, and a frame of this lane and epoch can stand in one place only; two holders that have
+the same chain have the same records. Store id, epoch and journal number refuse what is no frame of
+this file: another store's, another life's, and what the file held before it was used again. A
+*control* frame (lane code 0, count 0) has a message of ``schemas.stored`` as its body; its chain
+begins at zero and is a checksum alone.
+
+Running time counts the nanoseconds that a spool was in use, whatever its clocks were set to:
+``mesh.spool.age`` says how.
 
 What a scan makes of bytes that do not verify:
 
@@ -35,7 +40,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.errors import Damaged
 from schemas.limits import FRAME_BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX, SEQ_MAX
@@ -58,6 +63,7 @@ _MAGIC: Final = b"HFfr"
 _VERSION: Final = 1
 _TRUSTED: Final = 1
 _HEADER: Final = struct.Struct("<4sBBBBIIQQQ16s16sqq16s16sI")
+_JOURNAL_MASK: Final = 0xFFFF_FFFF
 _CRC: Final = struct.Struct("<I")
 HEADER_BYTES: Final = _HEADER.size + _CRC.size
 CHAIN_START: Final = bytes(16)
@@ -83,7 +89,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """What a frame says of itself. ``lane`` is ``None`` for a control frame."""
+    """What a frame says of itself.
+
+    ``lane`` is ``None`` for a control frame; ``at.mono_ns`` is the spool's running time;
+    ``journal`` the low 32 bits of its number.
+    """
 
     owner: Owner
     lane: Lane | None
@@ -93,12 +103,16 @@ class FrameHeader:
     at: Instant
     chain_before: bytes
     chain_after: bytes
-    body_crc: int
+    journal: int
 
     @property
     def stop(self) -> int:
         """One more than the last number."""
         return self.first + self.count
+
+    def verifies(self, body: bytes) -> bool:
+        """Whether this is the body that was written with it."""
+        return len(body) == self.body_bytes and chain(self.chain_before, body) == self.chain_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +145,7 @@ class Broken:
     header: FrameHeader | None
 
 
-def chain(before: bytes, body: bytes) -> bytes:
+def chain(before: bytes, body: bytes | memoryview) -> bytes:
     """The chain after a body: ``SHA-256(before ‖ body)[:16]``."""
     digest = sha256(before)
     digest.update(body)
@@ -139,23 +153,31 @@ def chain(before: bytes, body: bytes) -> bytes:
 
 
 def pack(
-    owner: Owner, lane: Lane | None, first: int, count: int, body: bytes, before: bytes, at: Instant
+    owner: Owner,
+    journal: int,
+    lane: Lane | None,
+    first: int,
+    count: int,
+    body: bytes | memoryview,
+    before: bytes,
+    at: Instant,
 ) -> tuple[bytes, FrameHeader]:
     """A frame's header, as bytes and as what they say.
 
     Args:
         owner: who writes.
-        lane: which lane; ``None`` for a control frame, whose chain stays as it is.
+        journal: number of the journal that it is written to.
+        lane: which lane; ``None`` for a control frame.
         first: number of the first record.
         count: how many records.
         body: their canonical bytes.
-        before: the lane's chain before them.
-        at: the time of the commit.
+        before: the lane's chain before them; ``CHAIN_START`` for a control frame.
+        at: the time of the commit: wall clock, and running time of the spool.
     """
     assert len(body) <= FRAME_BODY_BYTES_MAX, "the writer cuts groups into frames"
     assert count <= RECORDS_PER_FRAME_MAX, "the writer cuts groups into frames"
-    after = before if lane is None else chain(before, body)
-    crc = zlib.crc32(body)
+    after = chain(before, body)
+    journal &= _JOURNAL_MASK
     head = _HEADER.pack(
         _MAGIC,
         _VERSION,
@@ -173,9 +195,9 @@ def pack(
         at.mono_ns,
         before,
         after,
-        crc,
+        journal,
     )
-    header = FrameHeader(owner, lane, first, count, len(body), at, before, after, crc)
+    header = FrameHeader(owner, lane, first, count, len(body), at, before, after, journal)
     return head + _CRC.pack(zlib.crc32(head)), header
 
 
@@ -207,7 +229,7 @@ def parse_header(data: bytes, offset: int = 0) -> FrameHeader:
         mono_ns,
         before,
         after,
-        body_crc,
+        journal,
     ) = _HEADER.unpack(head)
     if magic != _MAGIC or version != _VERSION or flags & ~_TRUSTED or reserved:
         raise Damaged(f"byte {offset}: frame version {version}, flags {flags}: not known here")
@@ -224,11 +246,13 @@ def parse_header(data: bytes, offset: int = 0) -> FrameHeader:
         Instant(wall_ns, mono_ns, bool(flags & _TRUSTED)),
         before,
         after,
-        body_crc,
+        journal,
     )
 
 
-def scan(data: bytes, store: bytes, epoch: Epoch, offset: int = 0) -> Iterator[Whole | Broken]:
+def scan(
+    data: bytes, store: bytes, epoch: Epoch, journal: int, offset: int = 0
+) -> Iterator[Whole | Broken]:
     """Reads frames one after another; where one does not verify, goes on at the next that does.
 
     One pass: no byte is judged as a header twice.
@@ -237,14 +261,16 @@ def scan(data: bytes, store: bytes, epoch: Epoch, offset: int = 0) -> Iterator[W
         data: the file.
         store: frames of another store are no frames here.
         epoch: nor are frames of another epoch.
+        journal: nor are frames that were written to another journal.
         offset: where the first frame begins.
 
     Yields:
         Frames in the order of the file, and the broken bytes between them and at the end.
     """
+    mine = _Mine(store, epoch, journal & _JOURNAL_MASK)
     bad_from: int | None = None
     while offset < len(data):
-        header = _own_header(data, offset, store, epoch)
+        header = _own_header(data, offset, mine)
         if header is None:
             bad_from = offset if bad_from is None else bad_from
             found = data.find(_MAGIC, offset + 1)
@@ -255,39 +281,40 @@ def scan(data: bytes, store: bytes, epoch: Epoch, offset: int = 0) -> Iterator[W
             bad_from = None
         end = offset + HEADER_BYTES + header.body_bytes
         body = data[offset + HEADER_BYTES : end]
-        if len(body) == header.body_bytes and _verifies(header, body):
+        if header.verifies(body):
             yield Whole(offset, header)
             offset = end
         else:
             # The length is the header's word; the bytes are not. The next frame may begin anywhere.
-            found = _next_own(data, offset + HEADER_BYTES, store, epoch)
-            yield Broken(offset, found, header)
-            offset = found
+            end = min(end, _next_own(data, offset + HEADER_BYTES, mine))
+            yield Broken(offset, end, header)
+            offset = end
     if bad_from is not None:
         yield Broken(bad_from, len(data), None)
 
 
-def _verifies(header: FrameHeader, body: bytes) -> bool:
-    if zlib.crc32(body) != header.body_crc:
-        return False
-    if header.lane is None:
-        return header.chain_after == header.chain_before
-    return chain(header.chain_before, body) == header.chain_after
+class _Mine(NamedTuple):
+    """Which frames are frames of this file."""
+
+    store: bytes
+    epoch: Epoch
+    journal: int
 
 
-def _own_header(data: bytes, offset: int, store: bytes, epoch: Epoch) -> FrameHeader | None:
+def _own_header(data: bytes, offset: int, mine: _Mine) -> FrameHeader | None:
     if data[offset : offset + 4] != _MAGIC:
         return None
     try:
         header = parse_header(data, offset)
     except Damaged:
         return None
-    return header if header.owner.store == store and header.owner.epoch == epoch else None
+    found = (header.owner.store, header.owner.epoch, header.journal)
+    return header if found == mine else None
 
 
-def _next_own(data: bytes, offset: int, store: bytes, epoch: Epoch) -> int:
+def _next_own(data: bytes, offset: int, mine: _Mine) -> int:
     while (found := data.find(_MAGIC, offset)) >= 0:
-        if _own_header(data, found, store, epoch) is not None:
+        if _own_header(data, found, mine) is not None:
             return found
         offset = found + 1
     return len(data)

@@ -1,7 +1,9 @@
 """What the spool keeps in memory of one lane, and what a person may ask of it."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from mesh.spool.backlog import Backlog
@@ -11,10 +13,20 @@ from mesh.spool.recovery import LaneFound
 from schemas.limits import NUMBERS_RESERVED
 from schemas.messages import Lane
 from schemas.ranges import Ranges
+from schemas.stored import LaneMark, Numbers
 
-__all__ = ["LaneSettings", "LaneState", "LaneStatus"]
+__all__ = ["LaneSettings", "LaneState", "LaneStatus", "WhenFull"]
 
 _SMOOTHING_SECONDS: Final = 10.0
+
+
+class WhenFull(StrEnum):
+    """What a lane does when it has as much as it may have."""
+
+    REFUSE = "refuse"
+    """New records are refused. What is there is never given up, for nobody."""
+    EVICT_OLDEST = "evict-oldest"
+    """The oldest records are given up, and stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,12 @@ class LaneSettings:
         linger_seconds: how long a record that nobody awaits may wait for others before it is
             committed.
         reserved: how many numbers may be handed out ahead of what is durable.
+        bytes_max: what it may take on disk, in blocks; ``None`` for all that the spool may. Kept by
+            the journal: what is in an open journal is not given up.
+        age_seconds_max: for how long a record is kept, in running time; ``None`` for as long as
+            there is room.
+        when_full: what to do beyond ``bytes_max``, or when the spool is full.
+        enabled: whether it takes records. A lane that does not still hands on what it holds.
 
     Raises:
         ValueError: more are reserved than ``NUMBERS_RESERVED``.
@@ -32,6 +50,10 @@ class LaneSettings:
 
     linger_seconds: float
     reserved: int
+    bytes_max: int | None = None
+    age_seconds_max: float | None = None
+    when_full: WhenFull = WhenFull.EVICT_OLDEST
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.reserved <= NUMBERS_RESERVED:
@@ -44,12 +66,12 @@ class LaneStatus:
 
     Args:
         next_seq: the number that the next record will take.
-        pending_records: durable and not released.
+        pending_records: durable and not released, of all epochs.
         pending_bytes: what they take on disk.
         waiting_records: handed over and not yet durable.
         explained: how many numbers will never arrive, by reason.
         bytes_per_second: what it grows by at the present rate.
-        linger_seconds: its stated window: what a crash may take of what nobody awaited.
+        settings: how it is kept; its window is what a crash may take of what nobody awaited.
     """
 
     next_seq: int
@@ -58,14 +80,21 @@ class LaneStatus:
     waiting_records: int
     explained: Mapping[str, int]
     bytes_per_second: float
-    linger_seconds: float
+    settings: LaneSettings
+
+    @property
+    def linger_seconds(self) -> float:
+        """Its stated window."""
+        return self.settings.linger_seconds
 
 
 @dataclass(slots=True)
 class LaneState:
     """The loop's side of a lane: numbers handed out, records that wait, what is pending.
 
-    ``next_seq - len(waiting)`` is the number of the first record that waits.
+    ``next_seq - len(waiting)`` is the number of the first record that waits. In a past epoch
+    nothing waits and no number is handed out. ``refuses`` says why the lane takes nothing now;
+    empty when it does.
     """
 
     settings: LaneSettings
@@ -74,9 +103,11 @@ class LaneState:
     reserved: int
     explained: dict[str, Ranges]
     statement: int
+    chain: bytes
     waiting: list[bytes] = field(default_factory=list)
     unrecorded: int = 0
     short_of: int = 0
+    refuses: str = ""
     _appended_bytes: int = 0
     _rate: float = 0.0
     _rated_at: float | None = None
@@ -91,6 +122,7 @@ class LaneState:
             found.mark.next_seq,
             bounded(found.explained, found.released),
             found.statement,
+            found.mark.chain,
         )
 
     def take(self, records: list[bytes], size: int) -> int:
@@ -103,8 +135,14 @@ class LaneState:
 
     def hand_over(self, lane: Lane, stop: int) -> tuple[Entry | None, int]:
         """Takes what waits below ``stop`` as an entry of a group; and how many bytes that is."""
-        first = self.next_seq - len(self.waiting)
-        taken, self.waiting = self.waiting[: stop - first], self.waiting[stop - first :]
+        taken = self.waiting
+        if not taken:
+            return None, 0
+        first = self.next_seq - len(taken)
+        if stop == self.next_seq:
+            self.waiting = []
+        else:
+            taken, self.waiting = taken[: stop - first], taken[stop - first :]
         if not taken:
             return None, 0
         return Entry(lane, first, taken), sum(map(len, taken))
@@ -128,10 +166,19 @@ class LaneState:
 
     def standing(self, reserved: int) -> Standing:
         """As a journal's header says it."""
-        return Standing(reserved, dict(self.explained), self.statement)
+        return Standing(reserved, self.explained, self.statement)
 
-    def status(self, now_seconds: float) -> LaneStatus:
-        """How it stands; the rate is smoothed over about ten seconds."""
+    def ended(self) -> Numbers:
+        """As ``STORE`` says it of a past epoch."""
+        return Numbers(LaneMark(self.next_seq, self.chain), self.next_seq, dict(self.explained))
+
+    def status(self, now_seconds: float, past: Iterable["LaneState"]) -> LaneStatus:
+        """How it stands; the rate is smoothed over about ten seconds.
+
+        Args:
+            now_seconds: on the loop's clock.
+            past: the same lane in past epochs.
+        """
         if self._rated_at is None:
             self._rated_at = now_seconds
         elapsed = now_seconds - self._rated_at
@@ -139,12 +186,16 @@ class LaneState:
             weight = min(1.0, elapsed / _SMOOTHING_SECONDS)
             self._rate += weight * (self._appended_bytes / elapsed - self._rate)
             self._appended_bytes, self._rated_at = 0, now_seconds
+        lives = (self, *past)
+        explained: Counter[str] = Counter()
+        for state in lives:
+            explained.update({why: len(numbers) for why, numbers in state.explained.items()})
         return LaneStatus(
             self.next_seq,
-            self.backlog.records,
-            self.backlog.fresh_bytes + self.backlog.sealed_bytes,
+            sum(state.backlog.records for state in lives),
+            sum(state.backlog.fresh_bytes + state.backlog.sealed_bytes for state in lives),
             len(self.waiting),
-            {why: len(numbers) for why, numbers in self.explained.items()},
+            explained,
             self._rate,
-            self.settings.linger_seconds,
+            self.settings,
         )

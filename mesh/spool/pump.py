@@ -5,9 +5,10 @@ is handed over at the end of the loop's turn; what nobody awaits lingers for a f
 for its lane's window, and rides along with whatever goes first. Bounded: what waits has a limit in
 bytes, and each lane one in numbers; beyond them ``append`` refuses at once.
 
-What gathers is cut before it exceeds ``COMMIT_GROUP_BYTES_MAX``, between two appends; each piece
-is one group with one future, which serves all its appends. So what a future says is exact, and a
-group of a thousand costs the loop one wake-up.
+A lane that refuses says so at once: it is switched off, or full and not one that gives up its
+oldest. What gathers is cut before it exceeds ``COMMIT_GROUP_BYTES_MAX``, between two appends; each
+piece is one group with one future, which serves all its appends. So what a future says is exact,
+and a group of a thousand costs the loop one wake-up.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from schemas.limits import (
     PENDING_BYTES_MAX,
     RECORD_BYTES_MAX,
 )
-from schemas.messages import Epoch, Explained, Lane
+from schemas.messages import Epoch, Explained, Instant, Lane
 from schemas.ranges import Ranges
 
 __all__ = ["Appended", "Pump"]
@@ -68,9 +69,11 @@ class Pump:
         epoch: the present life.
         writer: owns the journal.
         resources: clock, the writer's executor, observer.
-        journals: numbers of journals that are there and will not be written again.
+        journals: the journals that are there and will not be written again, by number, oldest
+            first, and what they occupy.
         committed: called after each group that became durable.
         journal_bytes_max: a journal of at least so many bytes is followed by a new one.
+        running_offset_ns: what to add to the monotonic clock for the running time.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class Pump:
         epoch: Epoch,
         writer: Writer,
         resources: _Resources,
-        journals: list[int],
+        journals: dict[int, int],
         committed: Callable[[], None],
         journal_bytes_max: int,
+        running_offset_ns: int,
     ) -> None:
         self._lanes = lanes
         self._epoch = epoch
@@ -90,25 +94,56 @@ class Pump:
         self._committed = committed
         self._loop = asyncio.get_running_loop()
         self._journal_bytes_max = journal_bytes_max
+        self.running_offset_ns = running_offset_ns
         self._busy = False
         self._waiting_bytes = 0
         self._gathered_bytes = 0
         self._settled: asyncio.Future[bool] = self._loop.create_future()
         self._cuts: deque[tuple[asyncio.Future[bool], dict[Lane, int]]] = deque()
+        self._urgent = False
+        self._shut = False
         self._timer: asyncio.Handle | None = None
         self._retry: asyncio.Handle | None = None
         self._due: float | None = None
         self._rotate = True
         self._closing = self._closed = False
         self.journal = 0
+        self.journal_bytes = self.journal_allocated = 0
+        self.journal_since_ns = 0
+        """When the open journal took its first group, in running time."""
         self.closed_journals = journals
-        self.journal_bytes = 0
+        self.reusable: set[int] = set()
+        """Of these, the ones of which no sync ever failed."""
+        self.spare = False
+        """Whether there is a spare; whoever makes one says so."""
         self.degraded = ""
 
     def append(self, lane: Lane, records: list[bytes], *, awaited: bool = True) -> Appended:
         """As ``Spool.append``."""
         state = self._lanes[lane]
-        size = sum(map(len, records))
+        count = len(records)
+        size = sum(map(len, records)) if count > 1 else len(records[0])
+        if (
+            self._shut
+            or state.refuses
+            or size > RECORD_BYTES_MAX
+            or state.next_seq + count > state.reserved
+            or self._waiting_bytes + size > PENDING_BYTES_MAX
+        ):
+            self._check(lane, state, records, size)
+        if self._gathered_bytes and self._gathered_bytes + size > COMMIT_GROUP_BYTES_MAX:
+            self._cut()
+        first = state.take(records, size)
+        self._waiting_bytes += size
+        self._gathered_bytes += size
+        if not awaited:
+            self._wake(state.settings.linger_seconds)
+        elif not self._urgent:
+            self._wake(_AT_ONCE)
+        return Appended(self._epoch, first, count, self._settled)
+
+    def _check(self, lane: Lane, state: LaneState, records: list[bytes], size: int) -> None:
+        """Refuses what cannot be taken; says what would be right."""
         if size > COMMIT_GROUP_BYTES_MAX or len(records) > NUMBERS_RESERVED:
             raise Refused(
                 RefusedBecause.TOO_LARGE,
@@ -120,8 +155,10 @@ class Pump:
                 RefusedBecause.TOO_LARGE,
                 f"a record of {longest} bytes for lane {lane}, at most {RECORD_BYTES_MAX}",
             )
-        if self.degraded or self._closing:
+        if self._shut:
             raise DiskFailed(self.degraded or "the spool is closed")
+        if state.refuses:
+            raise Overloaded(f"lane {lane}: {state.refuses}")
         if self._waiting_bytes + size > PENDING_BYTES_MAX:
             raise Overloaded(
                 f"{self._waiting_bytes} bytes wait for the disk, at most {PENDING_BYTES_MAX}"
@@ -133,13 +170,6 @@ class Pump:
                 f"lane {lane}: all numbers below {state.reserved} are handed out; more are "
                 "reserved with the next commit"
             )
-        if self._gathered_bytes and self._gathered_bytes + size > COMMIT_GROUP_BYTES_MAX:
-            self._cut()
-        first = state.take(records, size)
-        self._waiting_bytes += size
-        self._gathered_bytes += size
-        self._wake(_AT_ONCE if awaited else state.settings.linger_seconds)
-        return Appended(self._epoch, first, len(records), self._settled)
 
     async def commit(self) -> bool:
         """Commits what waits now; whether that succeeded."""
@@ -162,7 +192,7 @@ class Pump:
 
         Nothing is taken from now on, and no failure is tried again.
         """
-        self._closing = True
+        self._closing = self._shut = True
         await self.commit()
         self._closed = True
         for handle in (self._timer, self._retry):
@@ -179,6 +209,7 @@ class Pump:
 
     def _wake(self, delay: float) -> None:
         """Sees to it that what waits is handed over within ``delay`` seconds."""
+        self._urgent |= not delay
         due = self._loop.time() + delay
         if self._due is not None and self._due <= due:
             return
@@ -202,12 +233,14 @@ class Pump:
             return
         self._busy = True
         self._due = None
+        self._urgent = False
         if not self._cuts:
             self._cut()
         settled, marks = self._cuts.popleft()
         group = self._next_group(marks)
         if self._cuts or self._gathered_bytes:
             self._due = self._loop.time()
+            self._urgent = True
         job = self._loop.run_in_executor(self._resources.writer, self._writer.commit, group)
         job.add_done_callback(partial(self._after_commit, group, settled))
 
@@ -229,8 +262,9 @@ class Pump:
             reserved = state.next_seq if closing else wanted or state.reserved
             standing[lane] = state.standing(reserved)
         self._rotate = False
-        at = self._resources.clock.now()
-        return Group(at, entries, standing, reserve, rotate, closing)
+        now = self._resources.clock.now()
+        at = Instant(now.wall_ns, now.mono_ns + self.running_offset_ns, now.trusted)
+        return Group(at, entries, standing, reserve, rotate, closing, self.spare, now.mono_ns)
 
     def _after_commit(
         self,
@@ -252,6 +286,7 @@ class Pump:
     def _take_commit(self, group: Group, committed: Committed) -> None:
         if self.degraded:
             self.degraded = ""
+            self._shut = self._closing
             self._resources.observer.observe(events.SpoolRecovered())
         for lane, reserved in group.reserve.items():
             self._lanes[lane].reserved = max(self._lanes[lane].reserved, reserved)
@@ -261,18 +296,26 @@ class Pump:
                 by_lane.setdefault(located.frame.header.lane, []).append(located)
         for lane, frames in by_lane.items():
             self._lanes[lane].backlog.add(frames)
-        if committed.journal != self.journal and self.journal:
-            self.closed_journals.append(self.journal)
-        self.closed_journals += committed.abandoned
+        if committed.journal != self.journal:
+            self.spare = self.spare and not group.spare
+            self.journal_since_ns = group.at.mono_ns
+            if self.journal:
+                self.closed_journals[self.journal] = self.journal_allocated
+                if group.rotate:
+                    self.reusable.add(self.journal)
+        self.closed_journals |= dict.fromkeys(committed.abandoned, 0)
         self.journal, self.journal_bytes = committed.journal, committed.journal_bytes
+        self.journal_allocated = committed.journal_allocated
         self._committed()
 
     def _degrade(self, group: Group, failure: BaseException) -> None:
         for entry in group.entries:
             numbers = Ranges(((entry.first, entry.first + len(entry.records)),))
             self._lanes[entry.lane].explain(Explained.SHED, numbers)
+        self.spare = self.spare and not group.spare
         if not self.degraded:
             self.degraded = str(failure) or repr(failure)
+            self._shut = True
             self._resources.observer.observe(events.SpoolDegraded(self.degraded))
         self._rotate = True
         if self._retry is not None:

@@ -39,7 +39,7 @@ from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from schemas.stored import LaneMark, Numbers
 
-__all__ = ["LaneFound", "judge", "knows_nothing"]
+__all__ = ["LaneFound", "judge", "judge_past", "knows_nothing"]
 
 _JUMP = 2**32
 _UNUSED = Numbers(LaneMark(0, CHAIN_START), 0)
@@ -103,6 +103,33 @@ def judge(
     lanes = [_gather(lane, journals, newest, shelves[lane], released[lane]) for lane in shelves]
     leap = _head_lost(journals, lanes)
     return {evidence.lane: _conclude(evidence, journals, newest, leap=leap) for evidence in lanes}
+
+
+def judge_past(numbers: Numbers, sealed: Sequence[Sealed], released: Ranges) -> LaneFound:
+    """Where a lane of a past epoch stands: all that it had is on the shelf.
+
+    Args:
+        numbers: where it ended, as ``STORE`` says.
+        sealed: what is on its shelf, sorted.
+        released: what the cursor says of it.
+    """
+    explained = dict(numbers.explained)
+    newly: dict[str, Ranges] = {}
+    shelf = Ranges.of([(item.first, item.stop) for item in sealed])
+    known = shelf | released | all_of(explained)
+    _explain(explained, newly, Explained.DAMAGED, known.gaps(0, numbers.mark.next_seq))
+    leaving, spoiled, staying = _sort_out(sealed, released, numbers.explained)
+    return LaneFound(
+        mark=numbers.mark,
+        explained=explained,
+        newly=newly,
+        statement=numbers.statement,
+        fresh=(),
+        released=released,
+        sealed=staying,
+        leaving=leaving,
+        spoiled=spoiled,
+    )
 
 
 def knows_nothing(
@@ -276,7 +303,9 @@ def _sort_out(
     sealed: Sequence[Sealed], released: Ranges, explained: Mapping[str, Ranges]
 ) -> tuple[tuple[Sealed, ...], tuple[Sealed, ...], tuple[Sealed, ...]]:
     """What a crash kept from leaving the shelf, what is damaged there, and what stays."""
-    gone = released | explained.get(Explained.EVICTED, Ranges())
+    gone = released
+    for why in (Explained.EVICTED, Explained.EXPIRED, Explained.FORGOTTEN):
+        gone |= explained.get(why, Ranges())
     leaving = tuple(item for item in sealed if gone.covers(item.first, item.stop))
     damaged = gone | explained.get(Explained.DAMAGED, Ranges())
     rest = [item for item in sealed if item not in leaving]

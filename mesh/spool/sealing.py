@@ -7,21 +7,30 @@ frames are returned as *damaged* and never passed over in silence. Compression a
 the interpreter, so none of this delays a decision.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mesh.ports import Disk
 from mesh.spool import batch, shelf
 from mesh.spool.backlog import runs
 from mesh.spool.batch import Batch, Labels
 from mesh.spool.commit import Located
+from mesh.spool.frame import FrameHeader
 from mesh.spool.journal import journal_path
 from mesh.spool.shelf import Sealed
 from schemas.errors import DiskFailed
 from schemas.messages import Lane
 
-__all__ = ["Packed", "SealedJournal", "pack", "seal"]
+__all__ = ["Packed", "Packer", "SealedJournal", "pack", "seal"]
+
+
+class Packer(Protocol):
+    """Makes a batch of frames, perhaps in another process; blocks until it is made."""
+
+    def pack(self, labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes]) -> Batch:
+        """As ``mesh.spool.batch.pack``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,9 @@ class SealedJournal:
     damaged: Mapping[Lane, tuple[Located, ...]]
 
 
-def pack(disk: Disk, labels: Labels, frames: Sequence[Located]) -> Packed:
+def pack(
+    disk: Disk, labels: Labels, frames: Sequence[Located], packer: Packer | None = None
+) -> Packed:
     """Reads frames of one journal and makes batches of them: one, unless some are damaged.
 
     Raises:
@@ -60,7 +71,7 @@ def pack(disk: Disk, labels: Labels, frames: Sequence[Located]) -> Packed:
                 body = file.read(item.frame.body_offset, header.body_bytes)
             except DiskFailed:
                 body = b""
-            if len(body) == header.body_bytes and zlib.crc32(body) == header.body_crc:
+            if header.verifies(body):
                 whole.append(item)
                 bodies[header.first] = body
             else:
@@ -68,14 +79,18 @@ def pack(disk: Disk, labels: Labels, frames: Sequence[Located]) -> Packed:
     finally:
         file.close()
     batches = []
+    make = batch.pack if packer is None else packer.pack
     for run in runs(whole):
         headers = [item.frame.header for item in run]
-        batches.append(batch.pack(labels, headers, [bodies[header.first] for header in headers]))
+        batches.append(make(labels, headers, [bodies[header.first] for header in headers]))
     return Packed(tuple(batches), tuple(damaged))
 
 
 def seal(
-    disk: Disk, labels: Labels, frames_by_lane: Mapping[Lane, Sequence[Located]]
+    disk: Disk,
+    labels: Labels,
+    frames_by_lane: Mapping[Lane, Sequence[Located]],
+    packer: Packer | None = None,
 ) -> SealedJournal:
     """Puts the pending frames of one journal on the shelf; durable on return.
 
@@ -89,7 +104,7 @@ def seal(
         shelved: list[Sealed] = []
         lost: list[Located] = []
         for run in runs(frames):
-            packed = pack(disk, labels, run)
+            packed = pack(disk, labels, run, packer)
             shelved += [shelf.put(disk, item) for item in packed.batches]
             lost += packed.damaged
         batches[lane] = tuple(shelved)

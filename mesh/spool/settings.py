@@ -7,8 +7,9 @@ from typing import Final
 
 from mesh.ports import Clock, Disk, Observer
 from mesh.spool.batch import Labels
-from mesh.spool.lane import LaneSettings
-from schemas.limits import JOURNAL_BYTES_MAX, NUMBERS_RESERVED
+from mesh.spool.lane import LaneSettings, WhenFull
+from mesh.spool.sealing import Packer
+from schemas.limits import JOURNAL_BYTES_MAX, MIB, NUMBERS_RESERVED, SPARE_BYTES_MIN
 from schemas.messages import Lane
 
 __all__ = ["DEFAULT_LANES", "Resources", "SpoolSettings"]
@@ -17,15 +18,19 @@ _AT_ONCE: Final = 0.0
 _RIDES_ALONG: Final = 1.0
 _FEW: Final = 4096
 
+_DAY_SECONDS: Final = 86_400.0
+
 DEFAULT_LANES: Final[Mapping[Lane, LaneSettings]] = {
-    Lane.ACCOUNT: LaneSettings(_AT_ONCE, _FEW),
-    Lane.ALARMS: LaneSettings(_AT_ONCE, _FEW),
+    Lane.ACCOUNT: LaneSettings(_AT_ONCE, _FEW, 16 * MIB),
+    Lane.ALARMS: LaneSettings(_AT_ONCE, _FEW, 64 * MIB, when_full=WhenFull.REFUSE),
     Lane.DECISIONS: LaneSettings(0.005, NUMBERS_RESERVED),
-    Lane.EVENTS: LaneSettings(_AT_ONCE, _FEW),
-    Lane.METRICS: LaneSettings(_RIDES_ALONG, _FEW),
-    Lane.READINGS: LaneSettings(_RIDES_ALONG, NUMBERS_RESERVED),
-    Lane.LOGS: LaneSettings(_RIDES_ALONG, _FEW),
+    Lane.EVENTS: LaneSettings(_AT_ONCE, _FEW, 128 * MIB),
+    Lane.METRICS: LaneSettings(_RIDES_ALONG, _FEW, 256 * MIB, 90 * _DAY_SECONDS),
+    Lane.READINGS: LaneSettings(_RIDES_ALONG, NUMBERS_RESERVED, 512 * MIB, 90 * _DAY_SECONDS),
+    Lane.LOGS: LaneSettings(_RIDES_ALONG, _FEW, 128 * MIB, 30 * _DAY_SECONDS),
 }
+"""For a card of 4 GB, of which a spool takes 1 GiB: decisions may have all of it, each of the
+others a part, and what only helps to understand goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +39,24 @@ class SpoolSettings:
 
     Args:
         labels: site, node, and what else stands on each batch.
-        bytes_max: what the folder may take.
+        bytes_max: what the folder may take, in blocks.
         lanes: how each lane is kept.
-        journal_bytes_max: a journal of at least so many bytes is sealed.
+        journal_bytes_max: a journal of at least so many bytes is followed by a new one.
+        journal_seconds_max: so is one that is so old, in running time.
+        release_seconds: how long a closed journal waits for its release while a link is up, before
+            it is sealed.
+        spare_bytes: what is kept allocated for the next journal; the reserve of a full disk.
+        headroom_bytes: what the spool leaves free on the file system, giving up what it may.
     """
 
     labels: Labels
     bytes_max: int = 1 << 30
     lanes: Mapping[Lane, LaneSettings] = field(default_factory=lambda: DEFAULT_LANES)
     journal_bytes_max: int = JOURNAL_BYTES_MAX
+    journal_seconds_max: float = 3600.0
+    release_seconds: float = 10.0
+    spare_bytes: int = SPARE_BYTES_MIN
+    headroom_bytes: int = 2 * JOURNAL_BYTES_MAX
 
     def __post_init__(self) -> None:
         assert self.journal_bytes_max <= JOURNAL_BYTES_MAX, "a reader reads no more"
@@ -61,6 +75,7 @@ class Resources:
         boot: boot id, 16 bytes.
         machine: machine id, 16 bytes.
         observer: is told what happens.
+        packer: makes batches of frames when a journal is sealed; in the worker where there is none.
     """
 
     disk: Disk
@@ -71,3 +86,4 @@ class Resources:
     boot: bytes
     machine: bytes
     observer: Observer
+    packer: Packer | None = None

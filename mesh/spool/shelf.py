@@ -12,13 +12,14 @@ journal goes. A batch and its journal may both be there: then the batch holds.
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from mesh.ports import Disk
-from mesh.spool.batch import Batch
-from schemas.errors import Damaged, DiskFailed
-from schemas.limits import BATCH_BYTES_MAX
+from mesh.spool.batch import Batch, parse
+from schemas.errors import Damaged, DiskFailed, Refused
+from schemas.limits import BATCH_BYTES_MAX, BLOCK_BYTES
 from schemas.messages import Epoch, Lane
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Sealed",
     "batch_path",
     "clear",
+    "epochs",
     "prepare",
     "put",
     "read",
@@ -45,6 +47,11 @@ class Sealed:
     first: int
     stop: int
     size: int
+
+    @property
+    def allocated(self) -> int:
+        """What it occupies, in whole blocks."""
+        return -(-self.size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def batch_path(lane: Lane, epoch: Epoch, first: int, stop: int) -> str:
@@ -97,22 +104,41 @@ def put(disk: Disk, batch: Batch) -> Sealed:
     return Sealed(header.first, header.last + 1, len(batch.data))
 
 
-def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> bytes:
-    """The bytes of a batch.
+def epochs(disk: Disk) -> list[Epoch]:
+    """The epochs of all batches that there are, in no order. Foreign names are passed over."""
+    found: set[Epoch] = set()
+    for lane in Lane:
+        for name in disk.list(f"{FOLDER}/{lane}"):
+            with suppress(Refused):
+                epoch = Epoch.parse(name)
+                if epoch not in found and sealed(disk, lane, epoch):
+                    found.add(epoch)
+    return list(found)
+
+
+def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> Batch:
+    """A batch, whole, and the one that its name says.
 
     Raises:
         FileNotFoundError: it was given up in the meantime.
-        Damaged: the medium does not give them back.
+        Damaged: the medium does not give it back, or something else stands there.
         DiskFailed: it cannot be opened now, which says nothing about what it holds.
     """
     path = batch_path(lane, epoch, item.first, item.stop)
     file = disk.open(path, "read")
     try:
-        return file.read(0, BATCH_BYTES_MAX + 1)
-    except DiskFailed as failure:
+        found = parse(file.read(0, BATCH_BYTES_MAX + 1))
+    except (DiskFailed, Refused) as failure:
         raise Damaged(f"{path}: {failure}") from failure
     finally:
         file.close()
+    header = found.header
+    if (header.lane, header.epoch, header.first, header.last + 1) != (
+        *(lane, epoch),
+        *(item.first, item.stop),
+    ):
+        raise Damaged(f"{path}: the batch {header} stands there")
+    return found
 
 
 def clear(disk: Disk, lane: Lane, epoch: Epoch, items: Iterable[Sealed]) -> None:

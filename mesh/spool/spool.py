@@ -8,8 +8,10 @@ Promises, in the order in which the code keeps them:
 3. Only ``release`` releases, and it is only called with what a receipt said. The cursor is durable
    before anything is unlinked.
 4. What is given up is stated in a durable journal header before it is unlinked, and in an account.
-5. For each lane: ``next_seq = released + pending + waiting + explained``, counted as sets of
-   numbers.
+5. For each lane of each epoch: ``next_seq = released + pending + waiting + explained``, counted as
+   sets of numbers.
+6. What an earlier life of this spool left pending keeps its identities and is handed on with the
+   rest: ``epochs`` names the lives, the present one last.
 
 Two threads serve the loop. The *writer* frames, writes and syncs groups, nothing else. The *worker*
 reads back, seals, writes the cursor and unlinks; its jobs run one after another, so a file is never
@@ -20,20 +22,22 @@ epoch that is never recorded (``forgo``), and a new journal is tried every few s
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from mesh.ports import Disk
-from mesh.spool import batch as batches
-from mesh.spool import events, sealing, shelf, store
+from mesh.spool import epochs, events, journal, sealing, shelf, store
 from mesh.spool.accounts import statements
+from mesh.spool.age import running_offset_ns
 from mesh.spool.batch import Batch
 from mesh.spool.chores import Chores
 from mesh.spool.commit import Located, Writer
+from mesh.spool.epochs import OUTDATED
 from mesh.spool.frame import Owner
 from mesh.spool.lane import LaneState, LaneStatus
 from mesh.spool.pump import Appended, Pump
+from mesh.spool.retention import first_to_go
 from mesh.spool.settings import DEFAULT_LANES, Resources, SpoolSettings
 from mesh.spool.shelf import Sealed
 from schemas import wire
@@ -66,6 +70,8 @@ class SpoolStatus:
         bytes_max: what it may take.
         hours_left: how long until it is full at the present rate; ``None`` while nothing grows.
         lanes: how each lane stands.
+        first_to_go: the lanes that give up records when it is full, in that order.
+        epochs: the lives that have something pending, the present one last.
     """
 
     epoch: Epoch
@@ -74,6 +80,8 @@ class SpoolStatus:
     bytes_max: int
     hours_left: float | None
     lanes: Mapping[Lane, LaneStatus]
+    first_to_go: tuple[Lane, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
 
 
 class Spool:
@@ -90,13 +98,21 @@ class Spool:
         self._settings = settings
         self._identity = identity
         self._loop = asyncio.get_running_loop()
-        self._lanes = {
-            lane: LaneState.after(found, settings.lanes[lane])
-            for lane, found in survey.lanes.items()
+        found = [*survey.past.items(), (identity.epoch, survey.lanes)]
+        self._lives = {
+            epoch: {
+                lane: LaneState.after(standing, settings.lanes[lane])
+                for lane, standing in lanes.items()
+            }
+            for epoch, lanes in found
         }
+        self._lanes = self._lives[identity.epoch]
+        for state in self._lanes.values():
+            if not state.settings.enabled:
+                state.refuses = "switched off in the configuration"
         self._unrecorded = Epoch(identity.epoch.counter, _random(resources))
         self._grown = asyncio.Event()
-        journals = [content.number for content in survey.journals]
+        journals = {content.number: content.size for content in survey.journals}
         marks = {lane: found.mark for lane, found in survey.lanes.items()}
         owner = Owner(identity.store, identity.epoch, resources.boot)
         writer = Writer(resources.disk, owner, marks, max(journals, default=0))
@@ -108,15 +124,16 @@ class Spool:
             journals,
             self._after_commit,
             settings.journal_bytes_max,
+            running_offset_ns(survey.journals, resources.clock.now(), resources.boot),
         )
         self._chores = Chores(
             resources,
             settings,
-            identity.epoch,
-            self._lanes,
+            identity,
+            self._lives,
             self._pump,
             survey,
-            self.state_accounts,
+            partial(self.state_accounts, past=True),
         )
 
     def _after_commit(self) -> None:
@@ -136,13 +153,13 @@ class Spool:
         """
         loop = asyncio.get_running_loop()
         work = partial(_open_files, resources, settings)
-        identity, survey, kept = await loop.run_in_executor(resources.worker, work)
+        identity, survey, told = await loop.run_in_executor(resources.worker, work)
         spool = cls(resources, settings, identity, survey)
-        for name in kept:
-            spool._observe(events.Quarantined(name))
+        for event in told:
+            spool._observe(event)
         await spool.commit()
         spool._observe_opening(survey)
-        await spool.state_accounts()
+        await spool.state_accounts(past=True)
         return spool
 
     def _observe_opening(self, survey: store.Survey) -> None:
@@ -151,8 +168,16 @@ class Spool:
             for lane, found in survey.lanes.items()
             if found.newly
         }
-        pending = {lane: state.backlog.records for lane, state in self._lanes.items()}
+        pending = {
+            lane: sum(
+                lanes[lane].backlog.records for lanes in self._lives.values() if lane in lanes
+            )
+            for lane in Lane
+        }
         self._observe(events.SpoolOpened(str(self.epoch), pending, newly))
+        for lane, state in self._lanes.items():
+            if pending[lane] and not state.settings.enabled:
+                self._observe(events.LaneOff(lane, pending[lane]))
 
     async def close(self) -> None:
         """Commits what waits, closes in order: the next opening finds nothing void.
@@ -175,6 +200,15 @@ class Spool:
         return self._identity.epoch
 
     @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """The lives that have something pending, the oldest first; the present one always, last."""
+        return tuple(
+            epoch
+            for epoch, lanes in self._lives.items()
+            if epoch == self.epoch or any(state.backlog.records for state in lanes.values())
+        )
+
+    @property
     def degraded(self) -> str:
         """Why it takes nothing; empty when it does."""
         return self._pump.degraded
@@ -183,29 +217,44 @@ class Spool:
         """The number that the lane's next record will take."""
         return self._lanes[lane].next_seq
 
-    def durable(self, lane: Lane) -> int:
+    def durable(self, lane: Lane, epoch: Epoch | None = None) -> int:
         """Numbers below this are durable, or explained, or on their way to the disk."""
-        state = self._lanes[lane]
-        return state.next_seq - len(state.waiting)
+        state = self._state(lane, epoch)
+        return 0 if state is None else state.next_seq - len(state.waiting)
 
-    def released(self, lane: Lane) -> Ranges:
+    def released(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
         """What was released of a lane."""
-        return self._lanes[lane].backlog.released
+        state = self._state(lane, epoch)
+        return Ranges() if state is None else state.backlog.released
+
+    def _state(self, lane: Lane, epoch: Epoch | None) -> LaneState | None:
+        """The lane in an epoch, the present one where none is said; ``None`` if it never was."""
+        if epoch is None:
+            return self._lanes[lane]
+        return self._lives.get(epoch, {}).get(lane)
 
     def status(self) -> SpoolStatus:
         """How it stands now."""
         now = self._loop.time()
-        lanes = {lane: state.status(now) for lane, state in self._lanes.items()}
-        used = self._chores.used_bytes()
+        past = [lanes for epoch, lanes in self._lives.items() if epoch != self.epoch]
+        lanes = {
+            lane: state.status(now, [life[lane] for life in past if lane in life])
+            for lane, state in self._lanes.items()
+        }
+        used, allowed = self._chores.used_bytes(), self._chores.bytes_max()
         growth = sum(status.bytes_per_second for status in lanes.values())
-        left = max(0, self._settings.bytes_max - used)
+        left = max(0, allowed - used)
         return SpoolStatus(
             self.epoch,
             self.degraded,
             used,
-            self._settings.bytes_max,
+            allowed,
             left / growth / 3600 if growth > 0 else None,
             lanes,
+            tuple(
+                lane for lane in first_to_go(self._settings.lanes) if lanes[lane].pending_records
+            ),
+            self.epochs,
         )
 
     # --- appending ---------------------------------------------------------------------------
@@ -220,7 +269,8 @@ class Spool:
 
         Raises:
             Refused: ``too_large``: a record is larger than ``RECORD_BYTES_MAX``. None was taken.
-            Overloaded: more waits than may wait. None was taken.
+            Overloaded: more waits than may wait, or the lane is full, or switched off. None was
+                taken.
             DiskFailed: the spool is degraded. None was taken.
         """
         return self._pump.append(lane, records, awaited=awaited)
@@ -239,14 +289,15 @@ class Spool:
         """Commits what waits now; whether that succeeded."""
         return await self._pump.commit()
 
-    async def state_accounts(self) -> None:
-        """Appends a full statement of each lane that ever had a number; later, while degraded."""
+    async def state_accounts(self, *, past: bool = False) -> None:
+        """Appends a full statement of each lane that ever had a number; later, while degraded.
+
+        Args:
+            past: whether to state past epochs too, of which little changes.
+        """
+        lives = self._lives if past else {self.epoch: self._lanes}
         accounts = statements(
-            self._resources.clock.now(),
-            self._lanes,
-            self.epoch,
-            self._unrecorded,
-            self._chores.holders,
+            self._resources.clock.now(), lives, self._unrecorded, self._chores.holders
         )
         records = [wire.encode(account) for account in accounts]
         try:
@@ -261,32 +312,42 @@ class Spool:
         await self._grown.wait()
         self._grown.clear()
 
-    async def next_batch(self, lane: Lane, start: int) -> Batch | None:
+    async def next_batch(self, lane: Lane, start: int, epoch: Epoch | None = None) -> Batch | None:
         """The first pending batch that holds a number at or above ``start``.
 
-        ``None`` when there is none.
-
         What turns out damaged is stated and passed over.
+
+        Args:
+            lane: which lane.
+            start: the least number that is wanted.
+            epoch: of which life; the present one where none is said.
+
+        Returns:
+            ``None`` when there is none.
+
+        Raises:
+            DiskFailed: it cannot be read now.
         """
-        state = self._lanes[lane]
-        while (piece := state.backlog.next_piece(start)) is not None:
+        state = self._state(lane, epoch)
+        while state is not None and (piece := state.backlog.next_piece(start)) is not None:
             if isinstance(piece, Sealed):
-                found = await self._read_sealed(lane, piece)
+                found = await self._read_sealed(lane, epoch or self.epoch, piece)
             else:
                 found = await self._read_fresh(lane, piece)
             if found is not None:
                 return found
         return None
 
-    def has_pending(self, lane: Lane, start: int) -> bool:
+    def has_pending(self, lane: Lane, start: int, epoch: Epoch | None = None) -> bool:
         """Whether a number at or above ``start`` is pending."""
-        return self._lanes[lane].backlog.next_piece(start) is not None
+        state = self._state(lane, epoch)
+        return state is not None and state.backlog.next_piece(start) is not None
 
-    async def _read_sealed(self, lane: Lane, piece: Sealed) -> Batch | None:
+    async def _read_sealed(self, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch | None:
         try:
-            return await self._in_worker(_parse, self._resources.disk, lane, self.epoch, piece)
-        except (Refused, Damaged, FileNotFoundError) as damage:
-            self._chores.note_damaged_batch(lane, piece, str(damage))
+            return await self._in_worker(shelf.read, self._resources.disk, lane, epoch, piece)
+        except (Damaged, FileNotFoundError) as damage:
+            self._chores.note_damaged_batch(epoch, lane, piece, str(damage))
             return None
 
     async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:
@@ -296,25 +357,46 @@ class Spool:
         self._chores.note_damaged_frames(lane, packed.damaged)
         return packed.batches[0] if packed.batches else None
 
-    def release(self, lane: Lane, numbers: Ranges, holder: str) -> None:
+    def release(self, lane: Lane, numbers: Ranges, holder: str, epoch: Epoch | None = None) -> None:
         """Takes what a receipt said: the next holder has these numbers durably, or knows why not.
 
         Args:
-            lane: which lane, in the present epoch.
+            lane: which lane.
             numbers: which numbers.
             holder: who said so.
+            epoch: of which life; the present one where none is said.
 
         Raises:
             Refused: ``beyond_sent``: a number was never made durable. Nothing was released.
         """
-        state = self._lanes[lane]
-        durable = self.durable(lane)
+        state, durable = self._state(lane, epoch), self.durable(lane, epoch)
         if numbers.end > durable:
             raise Refused(
                 RefusedBecause.BEYOND_SENT,
                 f"{holder} says {lane} below {numbers.end}, but only {durable} were ever written",
             )
-        self._chores.note_release(lane, state.backlog.release(numbers), holder)
+        if state is None:
+            return
+        gone = state.backlog.release(numbers)
+        self._chores.note_release(epoch or self.epoch, lane, gone, holder)
+
+    def set_linked(self, *, up: bool) -> None:
+        """Tells whether a link is up: then what is fresh is sent before it is sealed."""
+        if self._chores.linked != up:
+            self._chores.linked = up
+            self._chores.wake()
+
+    async def give_up_epoch(self, reason: str) -> None:
+        """Upstream holds more than was ever written here: this store is an older copy of another.
+
+        Its numbers are no longer safe to go on with. Marks it, so that the next opening begins a
+        new life; until then it takes records as before.
+
+        Raises:
+            DiskFailed: it is not marked.
+        """
+        await self._chores.mark_outdated(OUTDATED)
+        self._observe(events.StoreOutdated(reason))
 
     # --- chores ------------------------------------------------------------------------------
 
@@ -331,11 +413,11 @@ class Spool:
 
 def _open_files(
     resources: Resources, settings: SpoolSettings
-) -> tuple[StoreIdentity, store.Survey, list[str]]:
+) -> tuple[StoreIdentity, store.Survey, list[object]]:
     """Locks, identifies and reads a store; makes one where there is none. Runs in the worker.
 
     Returns:
-        Its identity, what it holds, and the names under which broken bytes were kept.
+        Its identity, what it holds, and what is to be told.
     """
     try:
         resources.disk.make_directory("")
@@ -354,40 +436,34 @@ def _open_files(
 
 def _open_locked(
     resources: Resources, settings: SpoolSettings
-) -> tuple[StoreIdentity, store.Survey, list[str]]:
-    disk, labels = resources.disk, settings.labels
-    identity = store.identity(disk)
-    if identity is None:
-        identity = StoreIdentity(
-            resources.entropy(16),
-            labels.site,
-            labels.node,
-            Epoch(1, _random(resources)),
-            None,
-            resources.machine,
-        )
-        store.create(disk, identity)
-        return identity, store.survey(disk, identity), []
-    if (identity.site, identity.node) != (labels.site, labels.node):
-        raise StoreUnusable(
-            f"this spool belongs to {identity.site}/{identity.node}, not to "
-            f"{labels.site}/{labels.node}: give each node a state directory of its own"
-        )
+) -> tuple[StoreIdentity, store.Survey, list[object]]:
+    disk, labels, machine = resources.disk, settings.labels, resources.machine
+    identity, made, lost = epochs.identify(disk, labels, machine, resources.entropy)
+    told: list[object] = [events.DamageFound(Lane.ACCOUNT, "none", lost)] if lost else []
     store.prepare(disk)
-    for lane in Lane:
-        shelf.tidy(disk, lane, identity.epoch)
+    _tidy(disk, identity)
     survey = store.survey(disk, identity)
-    if survey.blank:
-        epoch = Epoch(identity.epoch.counter + 1, _random(resources))
-        identity = replace(identity, epoch=epoch, parent=identity.epoch)
-        store.create(disk, identity)
     kept = [name for content in survey.journals for name in store.quarantine(disk, content)]
-    return identity, survey, kept
+    told += map(events.Quarantined, kept)
+    why = "" if made else epochs.reason_to_begin(identity, survey, machine)
+    if why:
+        identity = epochs.begin(disk, labels, machine, resources.entropy, identity, survey)
+        survey = store.survey(disk, identity)
+        told.append(events.EpochBegun(str(identity.epoch), why))
+    return identity, survey, told
+
+
+def _tidy(disk: Disk, identity: StoreIdentity) -> None:
+    """Finishes what a crash left: batches half written, journals of a life that is over."""
+    past = {life.epoch for life in identity.past}
+    for number in journal.numbers(disk):
+        header = journal.read_header(disk, number)
+        if header is not None and header.epoch in past:
+            disk.unlink(journal.journal_path(number))
+    for epoch in (*past, identity.epoch):
+        for lane in Lane:
+            shelf.tidy(disk, lane, epoch)
 
 
 def _random(resources: Resources) -> int:
     return int.from_bytes(resources.entropy(8), "little")
-
-
-def _parse(disk: Disk, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch:
-    return batches.parse(shelf.read(disk, lane, epoch, piece))

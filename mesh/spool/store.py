@@ -2,28 +2,47 @@
 
 ::
 
-    STORE            a ``StoreIdentity`` in canonical bytes    LOCK    one writer
+    STORE            who it is                                 LOCK    one writer
     journal/         fresh frames                              cursor  what was released
     lanes/           sealed batches                            quarantine/  damaged bytes, kept
 
+    STORE:
+    0   4s  magic "HFst"
+    4   u8  version, 1
+    5       reserved, 0 (three bytes)
+    8   u32 bytes of the identity
+    12  u32 CRC-32 of the identity
+    16      a ``StoreIdentity`` in canonical bytes
+
 ``STORE`` is written beside, synced, renamed, and the folder synced: it is whole or it is not there.
-The folders are made anew with each opening, since a crash may have kept ``STORE`` and lost them.
-``survey`` reads everything and changes nothing, so it serves the owner on opening and anybody else
-looking on.
+The folders are made anew with each opening, since a crash may have kept ``STORE`` and lost them. A
+``STORE`` that rotted or was removed does not stop a spool: the newest journal says whose it is
+(``mesh.spool.epochs``). ``survey`` reads everything and changes nothing, so it serves the owner on
+opening and anybody else looking on.
 """
 
+import struct
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.ports import Disk
 from mesh.spool import cursor, journal, shelf
 from mesh.spool.journal import JournalContent
-from mesh.spool.recovery import LaneFound, judge, knows_nothing
+from mesh.spool.recovery import LaneFound, judge, judge_past, knows_nothing
 from mesh.spool.shelf import Sealed
 from schemas import wire
-from schemas.errors import DiskFailed, DiskFull, DiskReadOnly, Refused, StoreUnusable
-from schemas.limits import QUARANTINE_FILES_MAX
+from schemas.errors import (
+    Damaged,
+    DiskFailed,
+    DiskFull,
+    DiskReadOnly,
+    Refused,
+    RefusedBecause,
+    StoreUnusable,
+)
+from schemas.limits import QUARANTINE_FILES_MAX, STORE_BYTES_MAX
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
 from schemas.stored import Cursor, StoreIdentity
@@ -38,36 +57,56 @@ __all__ = [
     "released_in",
     "set_aside",
     "survey",
+    "write",
 ]
 
 LOCK: Final = "LOCK"
 QUARANTINE: Final = "quarantine"
 _STORE: Final = "STORE"
 _NEW: Final = "STORE.new"
-_STORE_BYTES_MAX: Final = 64 * 1024
+_MAGIC: Final = b"HFst"
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<4sB3xII")
 
 
 def identity(disk: Disk) -> StoreIdentity | None:
     """Who the store is; ``None`` when there is none yet.
 
     Raises:
-        StoreUnusable: ``STORE`` cannot be understood.
+        StoreUnusable: ``STORE`` is of a version that is not known here.
+        Damaged: ``STORE`` rotted.
     """
     try:
         file = disk.open(_STORE, "read")
     except FileNotFoundError:
         return None
     try:
-        data = file.read(0, _STORE_BYTES_MAX)
+        data = file.read(0, _HEAD.size + STORE_BYTES_MAX)
+    except DiskFailed as failure:
+        raise Damaged(f"STORE: {failure}") from failure
     finally:
         file.close()
+    if len(data) < _HEAD.size or data[:4] != _MAGIC:
+        raise Damaged(f"STORE: {len(data)} bytes that do not begin as a STORE")
+    _, version, size, crc = _HEAD.unpack_from(data)
+    body = data[_HEAD.size : _HEAD.size + size]
+    if len(body) != size or zlib.crc32(body) != crc:
+        raise Damaged("STORE: it does not match its checksum")
+    if version != _VERSION:
+        raise _of_another_version(f"version {version}")
     try:
-        return wire.decode_as(StoreIdentity, data)
+        return wire.decode_as(StoreIdentity, body)
     except Refused as wrong:
-        raise StoreUnusable(
-            f"the file STORE of the spool cannot be read ({wrong}): it is of a newer version, or "
-            "damaged; use that version, or move the folder away to begin a new store"
-        ) from wrong
+        if wrong.reason is RefusedBecause.BAD_VERSION:
+            raise _of_another_version(wrong.detail) from wrong
+        raise Damaged(f"STORE: {wrong}") from wrong
+
+
+def _of_another_version(found: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"the file STORE of the spool is of another format ({found}; known is {_VERSION}): use the "
+        "version of this program that wrote it, or move the folder away to begin a new store"
+    )
 
 
 def prepare(disk: Disk) -> None:
@@ -90,19 +129,30 @@ def create(disk: Disk, store: StoreIdentity) -> None:
     """
     try:
         prepare(disk)
-        disk.unlink(_NEW)
-        file = disk.open(_NEW, "create")
-        try:
-            file.write(wire.encode(store), 0)
-            file.sync()
-        finally:
-            file.close()
-        disk.rename(_NEW, _STORE)
-        disk.sync_directory("")
+        write(disk, store)
     except (DiskReadOnly, DiskFull) as refused:
         problem = StoreUnusable(f"a new spool cannot be made here: {refused}")
         problem.exit_code = refused.exit_code
         raise problem from refused
+
+
+def write(disk: Disk, store: StoreIdentity) -> None:
+    """Replaces ``STORE``; durable on return.
+
+    Raises:
+        DiskFailed: the old one still stands, or nobody knows which.
+    """
+    body = wire.encode(store)
+    assert len(body) <= STORE_BYTES_MAX, "past epochs and what is explained of them are bounded"
+    disk.unlink(_NEW)
+    file = disk.open(_NEW, "create")
+    try:
+        file.write(_HEAD.pack(_MAGIC, _VERSION, len(body), zlib.crc32(body)) + body, 0)
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(_NEW, _STORE)
+    disk.sync_directory("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +165,14 @@ class Survey:
         lanes: where each lane stands.
         blank: whether nothing tells that this life ever had a number. Then none is safe to hand out
             in it.
+        past: where each lane of each past epoch stands, oldest first.
     """
 
     journals: tuple[JournalContent, ...]
     cursor: Cursor
     lanes: Mapping[Lane, LaneFound]
     blank: bool
+    past: Mapping[Epoch, Mapping[Lane, LaneFound]] = field(default_factory=dict)
 
 
 def survey(disk: Disk, store: StoreIdentity) -> Survey:
@@ -134,14 +186,25 @@ def survey(disk: Disk, store: StoreIdentity) -> Survey:
     )
     cursors = cursor.load(disk)
     shelves = {lane: shelf.sealed(disk, lane, store.epoch) for lane in Lane}
-    released = {lane: released_in(cursors, store, lane) for lane in Lane}
+    released = {lane: released_in(cursors, store.epoch, lane) for lane in Lane}
     lanes = judge(found, shelves, released)
-    return Survey(found, cursors, lanes, knows_nothing(found, shelves, released))
+    past = {
+        life.epoch: {
+            lane: judge_past(
+                numbers,
+                shelf.sealed(disk, lane, life.epoch),
+                released_in(cursors, life.epoch, lane),
+            )
+            for lane, numbers in life.lanes.items()
+        }
+        for life in store.past
+    }
+    return Survey(found, cursors, lanes, knows_nothing(found, shelves, released), past)
 
 
-def released_in(released: Cursor, store: StoreIdentity, lane: Lane) -> Ranges:
-    """What a cursor says of a lane in the store's present life."""
-    return released.released.get(f"{store.epoch}/{lane}", Ranges())
+def released_in(released: Cursor, epoch: Epoch, lane: Lane) -> Ranges:
+    """What a cursor says of a lane in one epoch."""
+    return released.released.get(f"{epoch}/{lane}", Ranges())
 
 
 def quarantine(disk: Disk, content: JournalContent) -> list[str]:
@@ -155,8 +218,7 @@ def quarantine(disk: Disk, content: JournalContent) -> list[str]:
     """
     kept = []
     there = set(disk.list(QUARANTINE))
-    for item in content.broken:
-        data = content.data[item.offset : item.end]
+    for item, data in zip(content.broken, content.broken_data, strict=True):
         name = f"journal-{content.number:016d}-{item.offset}"
         if not data.strip(b"\0") or name in there or len(there) >= QUARANTINE_FILES_MAX:
             continue

@@ -14,7 +14,9 @@ For each lane a sender knows three places: up to where a receipt has *released*,
   so that a trickle of records becomes few batches; a lane that has a backlog does not.
 - Each sending has a ticket. What is said of a sending from before a break changes nothing: its
   numbers were sent again already.
-- A refusal pauses its lane until it may be tried again; the other lanes go on.
+- A refusal pauses its lane until it may be tried again; the other lanes go on. A batch that is
+  refused ``tries_max`` times for what it is, not for want of room, is *parked*: its lane moves on,
+  it stays pending, and is tried again when the link comes up anew.
 - A receipt is refused, and the data kept, when it is for another node or epoch, speaks of numbers
   that were never written, or names a chain that is not the one that was sent. An older receipt than
   the last of the same holder's life changes nothing.
@@ -33,6 +35,7 @@ from schemas.ranges import Ranges
 __all__ = ["Delivery", "DeliverySettings", "LaneProgress", "Released"]
 
 _CHAINS_KEPT: Final = 1024
+_PARKED_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class DeliverySettings:
         linger_seconds: how long a lane waits after a small batch that was its last; missing lanes
             do not wait.
         full_bytes: a batch whose body opens to at least this is not small.
+        tries_max: how often a batch may be refused for what it is before it is parked.
+        refused_seconds: the least pause after a refusal.
     """
 
     window_batches: int = SEND_WINDOW_BATCHES
@@ -60,6 +65,8 @@ class DeliverySettings:
         }
     )
     full_bytes: int = 64 * 1024
+    tries_max: int = 5
+    refused_seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,9 @@ class LaneProgress:
 class _Lane:
     released: Ranges = field(default_factory=Ranges)
     sent_to: int = 0
-    under_way: set[int] = field(default_factory=set)
+    under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
+    tries: dict[int, int] = field(default_factory=dict)
+    parked: Ranges = field(default_factory=Ranges)
     accepted_at: float | None = None
     next_at: float = 0.0
     resends: int = 0
@@ -146,7 +155,11 @@ class Delivery:
     def start(self, lane: Lane) -> int:
         """The first number of a lane to send next."""
         state = self._lanes[lane]
-        return state.released.watermark(state.sent_to)
+        return (state.released | state.parked).watermark(state.sent_to)
+
+    def parked(self, lane: Lane) -> Ranges:
+        """The numbers of batches that were refused too often."""
+        return self._lanes[lane].parked
 
     def lanes_due(self, now: float) -> list[Lane]:
         """The lanes that may send now, most urgent first."""
@@ -190,7 +203,7 @@ class Delivery:
         state = self._lanes[header.lane]
         state.sent_to = max(state.sent_to, header.last + 1)
         self._tickets += 1
-        state.under_way.add(self._tickets)
+        state.under_way[self._tickets] = (header.first, header.last + 1)
         if not more and header.raw_bytes < self._settings.full_bytes:
             state.next_at = now + self._settings.linger_seconds.get(header.lane, 0.0)
         self._remember(state, header.first, header.chain_before)
@@ -211,32 +224,51 @@ class Delivery:
         There is room for another, and from now on a receipt is due.
         """
         state = self._lanes[lane]
-        if ticket not in state.under_way:
+        if state.under_way.pop(ticket, None) is None:
             return
-        state.under_way.discard(ticket)
         if state.accepted_at is None:
             state.accepted_at = now
 
-    def on_refused(self, lane: Lane, ticket: int, refusal: Refusal, now: float) -> None:
-        """A batch was refused: its lane pauses and goes back."""
+    def on_refused(self, lane: Lane, ticket: int, refusal: Refusal, now: float) -> bool:
+        """A batch was refused: its lane pauses and goes back, or moves on without it.
+
+        Returns:
+            Whether it is parked now.
+        """
         state = self._lanes[lane]
-        if ticket not in state.under_way:
-            return
-        state.under_way.discard(ticket)
-        state.next_at = max(state.next_at, now + refusal.retry_after_seconds)
+        numbers = state.under_way.pop(ticket, None)
+        if numbers is None:
+            return False
+        pause = max(refusal.retry_after_seconds, self._settings.refused_seconds)
+        state.next_at = max(state.next_at, now + pause)
         state.go_back()
+        if refusal.reason is RefusedBecause.FULL:
+            return False
+        first, stop = numbers
+        tries = state.tries.pop(first, 0) + 1
+        if tries < self._settings.tries_max:
+            state.tries[first] = tries
+            while len(state.tries) > _CHAINS_KEPT:
+                state.tries.pop(next(iter(state.tries)))
+            return False
+        if len(state.parked.spans) >= _PARKED_MAX:
+            return False
+        state.parked = state.parked.add(first, stop)
+        state.next_at = now
+        return True
 
     def on_failed(self, lane: Lane, ticket: int) -> None:
         """Nobody knows whether a batch arrived: it will be sent again."""
         state = self._lanes[lane]
-        if ticket in state.under_way:
-            state.under_way.discard(ticket)
+        if state.under_way.pop(ticket, None) is not None:
             state.go_back()
 
     def on_break(self) -> None:
         """The link broke, or came up anew: all that is not released is sent again."""
         for state in self._lanes.values():
             state.under_way.clear()
+            state.tries.clear()
+            state.parked = Ranges()
             state.next_at = 0.0
             state.go_back()
 

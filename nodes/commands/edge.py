@@ -10,6 +10,7 @@ import gc
 import logging
 import random
 import resource
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
+from mesh.adapters.thread import LoopThread
 from mesh.spool.batch import Labels
 from mesh.spool.spool import Resources, Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
@@ -113,7 +115,7 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
         broker = await stack.enter_async_context(MqttBroker(mqtt, clock, rng))
         inference = Inference(place, loading.result(), spool, broker, clock, recorder, rng)
         forwarders = [
-            await _forwarder(settings, index, spool, recorder, clock, rng, stack)
+            await _forwarder(settings, index, spool, recorder, clock, rng, stack, ending.renew)
             for index in range(len(settings.uplinks))
         ]
         parts = EdgeParts(
@@ -148,7 +150,7 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
 
 
 async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncExitStack) -> Spool:
-    writer = stack.enter_context(ThreadPoolExecutor(1, "spool-writer"))
+    writer = stack.enter_context(LoopThread("spool-writer"))
     worker = stack.enter_context(ThreadPoolExecutor(1, "spool-worker"))
     node = settings.node
     resources = Resources(
@@ -216,6 +218,7 @@ async def _forwarder(
     clock: SystemClock,
     rng: random.Random,
     stack: AsyncExitStack,
+    outdated: Callable[[], None],
 ) -> Forwarder:
     uplink, node = settings.uplinks[index], settings.node
     assert uplink.url is not None, "the configuration was checked"
@@ -230,7 +233,7 @@ async def _forwarder(
     link = await stack.enter_async_context(
         JetStreamLink(LinkSettings(session, node.site, node.name), clock, rng)
     )
-    return Forwarder(node.site, node.name, spool, link, DeliverySettings(), recorder)
+    return Forwarder(node.site, node.name, spool, link, DeliverySettings(), recorder, outdated)
 
 
 def _tell(severity: Severity, text: str) -> None:

@@ -50,7 +50,7 @@ def _batch() -> bytes:
     headers, bodies, first, before = [], [], 10, CHAIN_START
     for records in BATCH_RECORDS:
         body = b"".join(records)
-        _, header = pack(OWNER, Lane.EVENTS, first, len(records), body, before, _AT)
+        _, header = pack(OWNER, 42, Lane.EVENTS, first, len(records), body, before, _AT)
         headers.append(header)
         bodies.append(body)
         first, before = header.stop, header.chain_after

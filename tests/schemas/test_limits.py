@@ -43,7 +43,9 @@ def test_the_largest_journal_header_can_be_written_and_read() -> None:
     numbers = Numbers(
         LaneMark(2**62, bytes(16)), 2**62, {"void": _spans(limits.EXPLAINED_SPANS_MAX)}, 2**62
     )
-    header = JournalHeader(bytes(16), EPOCH, bytes(16), 2**62, 2**62, dict.fromkeys(Lane, numbers))
+    header = JournalHeader(
+        bytes(16), EPOCH, bytes(16), 2**62, 2**62, 2**62, 2**62, dict.fromkeys(Lane, numbers)
+    )
     data = wire.encode(header)
     assert len(data) <= limits.JOURNAL_HEADER_BYTES_MAX
     assert wire.decode(data) == header
@@ -68,7 +70,7 @@ def test_a_batch_that_does_not_shrink_is_still_a_batch() -> None:
     frames, bodies, before = [], [], frame.CHAIN_START
     for index in range(limits.BATCH_RAW_BYTES_MAX // limits.FRAME_BODY_BYTES_MAX):
         body = bytes(byte ^ index for byte in noise)
-        _, header = frame.pack(_OWNER, Lane.EVENTS, index, 1, body, before, Instant(0, 0))
+        _, header = frame.pack(_OWNER, 1, Lane.EVENTS, index, 1, body, before, Instant(0, 0))
         before = header.chain_after
         frames.append(header)
         bodies.append(body)

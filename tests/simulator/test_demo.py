@@ -45,6 +45,7 @@ def header(lane: Lane, first: int, count: int) -> BatchHeader:
         last_wall_ns=0,
         clock_trusted=True,
         boot=bytes(16),
+        running_ns=0,
         codec=Codec.ROWS_ZSTD,
         schema="records.v1",
         raw_bytes=1,

@@ -12,13 +12,17 @@ AT = Instant(1_767_225_600_000_000_000, 5)
 
 
 def chained(
-    counts: list[int], lane: Lane = Lane.EVENTS, first: int = 0, owner: Owner = OWNER
+    counts: list[int],
+    lane: Lane = Lane.EVENTS,
+    first: int = 0,
+    owner: Owner = OWNER,
+    journal: int = 1,
 ) -> tuple[bytes, list[FrameHeader], list[bytes]]:
     """Consecutive frames as bytes, their headers, their bodies."""
     data, headers, made, before = b"", [], [], CHAIN_START
     for count in counts:
         body = b"".join(record(f"{lane} {first + index}") for index in range(count))
-        head, header = pack(owner, lane, first, count, body, before, AT)
+        head, header = pack(owner, journal, lane, first, count, body, before, AT)
         data += head + body
         headers.append(header)
         made.append(body)

@@ -1,6 +1,7 @@
 """What is pending, what is given up, what is said of it: the pure parts of the spool."""
 
 import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,9 @@ from mesh.spool.accounts import statements
 from mesh.spool.backlog import Backlog, runs
 from mesh.spool.commit import Located
 from mesh.spool.frame import HEADER_BYTES, Whole
-from mesh.spool.lane import LaneSettings, LaneState
-from mesh.spool.retention import plan
+from mesh.spool.lane import LaneSettings, LaneState, WhenFull
+from mesh.spool.retention import Eviction, Shelf, first_to_go, plan
+from mesh.spool.settings import DEFAULT_LANES
 from mesh.spool.shelf import Sealed
 from schemas import limits, wire
 from schemas.messages import Epoch, Explained, Instant, Lane
@@ -82,9 +84,9 @@ def test_frames_that_become_batches_do_not_come_twice() -> None:
     frames = located([2, 3])
     backlog = Backlog(frames)
     backlog.release(Ranges(((0, 2),)))
-    gone = backlog.seal(frames, [Sealed(0, 2, 50), Sealed(2, 5, 50)])
+    gone = backlog.seal(1, [Sealed(0, 2, 50), Sealed(2, 5, 50)])
     assert gone == (Sealed(0, 2, 50),)
-    assert backlog.on_shelf == (Sealed(2, 5, 50),)
+    assert backlog.on_shelf == [Sealed(2, 5, 50)]
     assert backlog.fresh_bytes == 0
     assert backlog.records == 3
 
@@ -112,11 +114,13 @@ def test_a_backlog_holds_what_was_added_less_what_was_released(
         gone |= set(range(start, min(45, start + length)))
         backlog.release(Ranges(((start, min(45, start + length)),)))
         if data.draw(st.booleans()):
-            run = next(iter(runs(backlog.in_journal(1))), ())
-            sealed = (
-                [Sealed(run[0].frame.header.first, run[-1].frame.header.stop, 10)] if run else []
-            )
-            backlog.seal(run, sealed)
+            made = runs(backlog.in_journal(1))
+            heads = [(run[0].frame.header.first, run[-1].frame.header.stop) for run in made]
+            backlog.seal(1, [Sealed(*span, 10) for span in heads])
+        assert backlog.fresh_bytes == sum(
+            HEADER_BYTES + item.frame.header.body_bytes for item in backlog.in_journal(1)
+        )
+        assert backlog.sealed_bytes == sum(item.allocated for item in backlog.on_shelf)
     assert backlog.records == len(
         {n for frame in range(15) for n in range(3 * frame, 3 * frame + 3)} & held - gone
     )
@@ -134,34 +138,74 @@ def test_a_backlog_holds_what_was_added_less_what_was_released(
 
 # --- giving up ------------------------------------------------------------------------------------
 
-SHELVES = {
-    Lane.ACCOUNT: [Sealed(0, 1, 100)],
-    Lane.ALARMS: [Sealed(0, 1, 100)],
-    Lane.EVENTS: [Sealed(0, 1, 100), Sealed(1, 2, 100)],
-    Lane.LOGS: [Sealed(0, 1, 100), Sealed(1, 2, 100)],
-}
+BLOCK = 4096
+"""What the smallest batch occupies."""
+BATCHES = {Lane.ACCOUNT: 1, Lane.ALARMS: 1, Lane.EVENTS: 2, Lane.LOGS: 2}
+
+
+def _shelf(lane: Lane, count: int, epoch: Epoch = EPOCH, journals: int = 0) -> Shelf:
+    """Batches of one block each, and so many bytes in journals."""
+    batches = [Sealed(number, number + 1, 100) for number in range(count)]
+    return Shelf(epoch, lane, batches, count * BLOCK + journals)
+
+
+SHELVES = [_shelf(lane, count) for lane, count in BATCHES.items()]
+
+
+def _given_up(found: Iterable[Eviction]) -> list[tuple[Lane, int]]:
+    return [(item.lane, item.batch.first) for item in found]
 
 
 @pytest.mark.parametrize(
     ("used", "given_up"),
     [
-        (1600, []),
-        (1601, [(Lane.LOGS, 0), (Lane.LOGS, 1)]),
-        (1750, [(Lane.LOGS, 0), (Lane.LOGS, 1), (Lane.EVENTS, 0)]),
-        (9999, [(Lane.LOGS, 0), (Lane.LOGS, 1), (Lane.EVENTS, 0), (Lane.EVENTS, 1)]),
+        (32, []),
+        (33, [(Lane.LOGS, 0), (Lane.LOGS, 1), (Lane.EVENTS, 0)]),
+        (32.5, [(Lane.LOGS, 0), (Lane.LOGS, 1), (Lane.EVENTS, 0)]),
+        (99, [(Lane.LOGS, 0), (Lane.LOGS, 1), (Lane.EVENTS, 0), (Lane.EVENTS, 1)]),
     ],
 )
-def test_the_least_urgent_and_oldest_goes_first(used: int, given_up: list[object]) -> None:
-    """Row 16: nothing while it fits, never accounts nor alarms."""
-    found = [(item.lane, item.batch.first) for item in plan(SHELVES, used, 1600)]
-    assert found == given_up
+def test_the_least_urgent_and_oldest_goes_first(used: float, given_up: list[object]) -> None:
+    """Row 16: nothing while it fits, never accounts nor alarms; a sixteenth is spared."""
+    found = plan(SHELVES, DEFAULT_LANES, int(used * BLOCK), 32 * BLOCK)
+    assert _given_up(found) == given_up
+
+
+def test_a_lane_beyond_its_quota_gives_up_its_own_oldest() -> None:
+    """What stands in journals counts, and cannot be given up yet; other lanes are left alone."""
+    lanes = {**DEFAULT_LANES, Lane.EVENTS: LaneSettings(0.0, 64, 16 * BLOCK)}
+    shelves = [_shelf(Lane.EVENTS, 16, journals=BLOCK), _shelf(Lane.LOGS, 3)]
+    assert _given_up(plan(shelves, lanes, 19 * BLOCK, 99 * BLOCK)) == [
+        (Lane.EVENTS, 0),
+        (Lane.EVENTS, 1),
+    ]
+    assert plan(shelves[1:], lanes, 19 * BLOCK, 99 * BLOCK) == ()
+
+
+def test_a_lane_that_refuses_is_never_given_up() -> None:
+    """Neither beyond its own quota, nor for the store's."""
+    lanes = {**DEFAULT_LANES, Lane.LOGS: LaneSettings(0.0, 64, 1, when_full=WhenFull.REFUSE)}
+    assert plan([_shelf(Lane.LOGS, 9)], lanes, 9 * BLOCK, 1) == ()
+    assert Lane.LOGS not in first_to_go(lanes)
+
+
+def test_the_oldest_epoch_goes_first() -> None:
+    """Of one lane; a more urgent lane's past waits for its turn."""
+    past = Epoch(0, 1)
+    shelves = [_shelf(Lane.LOGS, 1, past), _shelf(Lane.EVENTS, 1, past), _shelf(Lane.LOGS, 1)]
+    found = plan(shelves, DEFAULT_LANES, 35 * BLOCK, 34 * BLOCK)
+    assert [(item.epoch, item.lane) for item in found] == [
+        (past, Lane.LOGS),
+        (EPOCH, Lane.LOGS),
+        (past, Lane.EVENTS),
+    ]
 
 
 # --- what is said ---------------------------------------------------------------------------------
 
 
 def _state(next_seq: int, **explained_by: Ranges) -> LaneState:
-    state = LaneState(LaneSettings(0.0, 64), Backlog(), next_seq, next_seq, {}, 0)
+    state = LaneState(LaneSettings(0.0, 64), Backlog(), next_seq, next_seq, {}, 0, bytes(16))
     for why, numbers in explained_by.items():
         state.explain(why, numbers)
     return state
@@ -177,7 +221,7 @@ def test_a_statement_counts_itself() -> None:
     """The lane of accounts says as produced what these very statements will take."""
     lanes = _lanes()
     lanes[Lane.EVENTS].unrecorded = 4
-    told = statements(Instant(1, 2), lanes, EPOCH, UNRECORDED, lambda _: {"hq": 2})
+    told = statements(Instant(1, 2), {EPOCH: lanes}, UNRECORDED, lambda *_: {"hq": 2})
     assert [(a.lane, a.epoch, a.next_seq) for a in told] == [
         (Lane.LOGS, EPOCH, 10),
         (Lane.ACCOUNT, EPOCH, 3),
@@ -192,7 +236,7 @@ def test_statement_numbers_rise_with_the_lane_of_accounts() -> None:
     lanes = _lanes()
     numbers: list[int] = []
     for _ in range(3):
-        told = statements(Instant(1, 2), lanes, EPOCH, UNRECORDED, lambda _: {})
+        told = statements(Instant(1, 2), {EPOCH: lanes}, UNRECORDED, lambda *_: {})
         assert [account.number for account in told] == [
             lanes[Lane.ACCOUNT].next_seq + index + 1 for index in range(len(told))
         ]
@@ -247,7 +291,7 @@ def test_a_device_that_starts_for_ever_still_has_a_statement() -> None:
         state.explain(Explained.VOID, Ranges(((70 * n + 6, 70 * n + 64),)))
     assert sum(len(r.spans) for r in state.explained.values()) <= limits.EXPLAINED_SPANS_MAX
     lanes = {lane: _state(0) for lane in Lane} | {Lane.LOGS: state}
-    told = statements(Instant(1, 2), lanes, EPOCH, UNRECORDED, lambda _: {})
+    told = statements(Instant(1, 2), {EPOCH: lanes}, UNRECORDED, lambda *_: {})
     assert all(len(wire.encode(account)) <= limits.RECORD_BYTES_MAX for account in told)
 
 

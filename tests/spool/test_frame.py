@@ -28,7 +28,7 @@ for _header in HEADERS:
 
 
 def _scan(data: bytes) -> list[Whole | Broken]:
-    return list(scan(data, OWNER.store, EPOCH))
+    return list(scan(data, OWNER.store, EPOCH, 1))
 
 
 def _whole(data: bytes) -> list[int]:
@@ -56,10 +56,10 @@ def test_headers_come_back(
 ) -> None:
     """Whatever they say."""
     owner = Owner(b"s" * 16, epoch, b"b" * 16)
-    data, header = pack(owner, lane, first, 1, body, b"c" * 16, at)
+    data, header = pack(owner, 1, lane, first, 1, body, b"c" * 16, at)
     assert len(data) == HEADER_BYTES
     assert parse_header(data) == header
-    assert list(scan(data + body, owner.store, epoch)) == [Whole(0, header)]
+    assert list(scan(data + body, owner.store, epoch, 1)) == [Whole(0, header)]
 
 
 @pytest.mark.parametrize("cut", range(len(DATA)))
@@ -187,6 +187,8 @@ def test_many_beginnings_cost_little() -> None:
 
 def test_times_and_trust_are_kept() -> None:
     """A clock that nobody vouches for is said to be one."""
-    head, header = pack(OWNER, Lane.LOGS, 0, 1, b"\xc0", bytes(16), Instant(-1, 7, trusted=False))
+    head, header = pack(
+        OWNER, 1, Lane.LOGS, 0, 1, b"\xc0", bytes(16), Instant(-1, 7, trusted=False)
+    )
     assert parse_header(head).at == Instant(-1, 7, trusted=False)
     assert header.at != AT

@@ -2,22 +2,25 @@
 
 import errno
 import random
+from dataclasses import replace
 
 import pytest
 
 from mesh.spool import cursor, journal
-from mesh.spool.frame import HEADER_BYTES
-from mesh.spool.journal import Journal, JournalContent, journal_path
+from mesh.spool.frame import HEADER_BYTES, Broken
+from mesh.spool.journal import END, Journal, JournalContent, journal_path
+from schemas import limits
 from schemas.errors import DiskFailed
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
 from schemas.stored import Cursor, JournalHeader, LaneMark, Numbers
 from simulator.disk import SimDisk
+from simulator.disk_faults import OperationName
 from tests.spool.frames import EPOCH, OWNER, chained
 
 FRAMES, HEADERS, _ = chained([2, 1, 3])
 HEADER = JournalHeader(
-    OWNER.store, EPOCH, OWNER.boot, 1, 5, {Lane.EVENTS: Numbers(LaneMark(0, bytes(16)), 64)}
+    OWNER.store, EPOCH, OWNER.boot, 1, 5, 6, 7, {Lane.EVENTS: Numbers(LaneMark(0, bytes(16)), 64)}
 )
 PATH = journal_path(1)
 
@@ -32,7 +35,7 @@ def _disk() -> SimDisk:
 def _written() -> SimDisk:
     disk = _disk()
     made = Journal.create(disk, HEADER)
-    made.append(FRAMES)
+    made.append(FRAMES + END)
     made.close()
     return disk
 
@@ -75,7 +78,7 @@ def test_a_journal_that_cannot_be_begun_leaves_no_file() -> None:
 def test_torn_at_every_byte() -> None:
     """Row 4: whole frames are read, the rest is a torn tail or a frame that is named."""
     whole = _written().contents()[PATH]
-    start = len(whole) - len(FRAMES)
+    start = len(whole) - len(FRAMES) - 16
     for cut in range(start, len(whole)):
         disk = _written()
         disk.open(PATH, "update").truncate(cut)
@@ -101,7 +104,7 @@ def test_a_head_that_was_torn_was_never_begun(cut: int) -> None:
 def test_a_flipped_head_keeps_the_frames() -> None:
     """Row 8: what the header said is lost, what was acknowledged is not."""
     whole = _written().contents()[PATH]
-    start = len(whole) - len(FRAMES)
+    start = len(whole) - len(FRAMES) - 16
     for bit in range(8 * start):
         disk = _written()
         disk.flip_bit(PATH, bit)
@@ -111,14 +114,66 @@ def test_a_flipped_head_keeps_the_frames() -> None:
 
 
 @pytest.mark.parametrize("zeros", [1, 4096, 1 << 20])
-def test_a_tail_of_zeros_is_torn(zeros: int) -> None:
-    """Row 6."""
+def test_a_tail_of_zeros_is_an_end(zeros: int) -> None:
+    """Row 6: the size grew and the data did not; nothing was begun behind the last frame."""
     disk = _written()
     file = disk.open(PATH, "update")
     file.write(bytes(zeros), file.size())
     content = _read(disk)
     assert _firsts(content) == [0, 2, 3]
+    assert not content.broken
+    assert not content.torn_tail
+
+
+def test_a_tail_of_anything_else_is_torn() -> None:
+    """Row 4: something was begun and not finished; of a long one the beginning is kept."""
+    disk = _written()
+    file = disk.open(PATH, "update")
+    end = file.size() - 16
+    file.write(b"x" * 200_000, end)
+    content = _read(disk)
+    assert _firsts(content) == [0, 2, 3]
     assert content.torn_tail
+    assert content.broken == (Broken(end, end + limits.TORN_TAIL_BYTES_KEPT, None),)
+
+
+def test_what_a_file_held_before_is_no_part_of_a_journal() -> None:
+    """Row 7: a journal begins in the blocks of an older one; its old frames lie behind the end."""
+    disk = _written()
+    long = Journal.create(disk, replace(HEADER, number=2))
+    long.append(chained([2, 1, 3] * 9, journal=2)[0] + END)
+    long.close()
+    journal.retire(disk, 2, reuse=True)
+    made = Journal.create(disk, replace(HEADER, number=3), spare=True)
+    made.append(chained([5], journal=3)[0] + END)
+    assert disk.list("journal") == ["0000000000000001", "0000000000000003"]
+    content = journal.read(disk, 3, OWNER.store, EPOCH)
+    assert [frame.header.count for frame in content.frames] == [5]
+    assert not content.broken
+    assert b"HFfr" in disk.contents()[journal_path(3)][made.size :], "they are there"
+    assert made.allocated == content.size
+
+
+@pytest.mark.parametrize("operation", ["write", "sync", "rename", "sync_directory"])
+def test_a_spare_that_fails_is_gone(operation: OperationName) -> None:
+    """Row 13: nobody knows what it holds; the next journal is a new file."""
+    disk = _disk()
+    journal.make_spare(disk, 4096)
+    disk.faults.fail(operation)
+    with pytest.raises(DiskFailed):
+        Journal.create(disk, HEADER, spare=True)
+    assert disk.list("journal") == []
+
+
+def test_a_spare_is_made_once_and_is_large_enough() -> None:
+    """Row 16: its blocks are there before they are needed."""
+    disk = _disk()
+    assert journal.make_spare(disk, 4096) == 4096
+    assert journal.make_spare(disk, 4096) == 4096
+    assert journal.make_spare(disk, 8192) == 8192
+    disk.capacity_bytes = 8192
+    assert Journal.create(disk, HEADER, spare=True).allocated == 8192
+    assert disk.free_bytes() == 0
 
 
 def test_an_unreadable_sector_costs_what_lies_in_it() -> None:
@@ -126,7 +181,7 @@ def test_an_unreadable_sector_costs_what_lies_in_it() -> None:
     data, headers, _ = chained([40] * 8)
     disk = _disk()
     made = Journal.create(disk, HEADER)
-    offset = made.append(data)
+    offset = made.append(data + END)
     disk.damage_extent(PATH, 4096, 100)
     content = _read(disk)
     at, lost = offset, []

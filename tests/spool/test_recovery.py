@@ -371,7 +371,7 @@ def test_a_lost_reservation_is_skipped(*, behind: bool) -> None:
     content = _frames(disk)
     assert len(content.reserved) > 1
     data = disk.contents()["journal/0000000000000001"]
-    frames = scan(data, *_owner(disk), content.frames[0].offset - 1)
+    frames = scan(data, *_owner(disk), 1, content.frames[0].offset - 1)
     control = [f for f in frames if isinstance(f, Whole) and f.header.lane is None][-1]
     disk.flip_bit("journal/0000000000000001", 8 * control.offset + 100)
     _reopened(disk, said)

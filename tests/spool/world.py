@@ -13,7 +13,7 @@ from mesh.spool.batch import Batch, Labels
 from mesh.spool.lane import LaneSettings
 from mesh.spool.spool import DEFAULT_LANES, Resources, Spool, SpoolSettings
 from schemas import wire
-from schemas.messages import Event, Explained, Lane, Severity
+from schemas.messages import Epoch, Event, Explained, Lane, Severity
 from schemas.ranges import Ranges
 from simulator.clock import SimClock, VirtualLoop, run
 
@@ -22,6 +22,7 @@ SMALL = SpoolSettings(
     LABELS,
     lanes={lane: replace(DEFAULT_LANES[lane], reserved=64) for lane in Lane},
     journal_bytes_max=1,
+    spare_bytes=4096,
 )
 """Every group rotates, and few numbers are reserved."""
 
@@ -48,7 +49,9 @@ class Watcher:
         return [event for event in self.seen if isinstance(event, kind)]
 
 
-def resources(disk: Disk, seed: int = 0, watcher: Watcher | None = None) -> Resources:
+def resources(
+    disk: Disk, seed: int = 0, watcher: Watcher | None = None, machine: bytes = b"m" * 16
+) -> Resources:
     """What a spool needs, on the running virtual loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -60,7 +63,7 @@ def resources(disk: Disk, seed: int = 0, watcher: Watcher | None = None) -> Reso
         worker=Nowhere(),
         entropy=generator.randbytes,
         boot=generator.randbytes(16),
-        machine=b"m" * 16,
+        machine=machine,
         observer=watcher or Watcher(),
     )
 
@@ -79,9 +82,10 @@ async def opened(
     watcher: Watcher | None = None,
     maintain: bool = True,
     close: bool = True,
+    machine: bytes = b"m" * 16,
 ) -> AsyncIterator[Spool]:
     """A spool with its chores running; closed in order at the end, unless told otherwise."""
-    spool = await Spool.open(resources(disk, seed, watcher), settings)
+    spool = await Spool.open(resources(disk, seed, watcher, machine), settings)
     chores = asyncio.get_running_loop().create_task(spool.maintain() if maintain else _nothing())
     try:
         yield spool
@@ -136,11 +140,11 @@ class Said:
             self.handed_out[lane] = max(seen, spool.next_seq(lane))
 
 
-async def pending(spool: Spool, lane: Lane) -> list[Batch]:
+async def pending(spool: Spool, lane: Lane, epoch: Epoch | None = None) -> list[Batch]:
     """All pending batches of a lane, in the order in which a forwarder would get them."""
     found: list[Batch] = []
     start = 0
-    while (batch := await spool.next_batch(lane, start)) is not None:
+    while (batch := await spool.next_batch(lane, start, epoch)) is not None:
         assert batch.header.last >= start, "the next batch is a later one"
         found.append(batch)
         start = batch.header.last + 1

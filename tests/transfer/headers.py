@@ -40,6 +40,7 @@ def header(
         last_wall_ns=0,
         clock_trusted=True,
         boot=bytes(16),
+        running_ns=0,
         codec=Codec.ROWS_ZSTD,
         schema="records.v1",
         raw_bytes=100,

@@ -57,7 +57,9 @@ class Sender:
             records = [self.record(self.next_seq + index) for index in range(records)]
         body = b"".join(records)
         at = Instant(1_767_225_600_000_000_000, 0)
-        _, header = pack(self.owner, self.lane, self.next_seq, len(records), body, self.chain, at)
+        _, header = pack(
+            self.owner, 1, self.lane, self.next_seq, len(records), body, self.chain, at
+        )
         self.next_seq, self.chain = header.stop, header.chain_after
         return batch.pack(self.labels, [header], [body])
 
