@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean lock format
+.PHONY: demo test check bench powercut clean lock format
 
 demo: $(STAMP)
 	$(RUN)/holdfast demo
@@ -21,6 +21,11 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(RUN)/python -m tests.bench decide
 	$(RUN)/python -m tests.bench start
+
+# Cuts the power under Holdfast and its peers; needs root, loop devices, xfsprogs and mosquitto.
+ROUNDS ?= 20
+powercut: $(STAMP)
+	$(RUN)/python -m tests.bench powercut --rounds $(ROUNDS)
 
 format: $(STAMP)
 	$(RUN)/ruff format .

@@ -16,6 +16,7 @@ _BUILT_IN: Final = {
     "config": "nodes.commands.check:app",
     "edge": "nodes.commands.edge:edge",
     "headquarters": "nodes.commands.headquarters:headquarters",
+    "spool": "nodes.commands.spool:app",
     "watch": "nodes.commands.watch:watch",
 }
 _GROUP: Final = "holdfast.commands"

@@ -309,6 +309,8 @@ class Codec(StrEnum):
 
     ROWS_ZSTD = "rows+zstd"
     """The canonical bytes of the records, one after another, in one zstd frame."""
+    COLUMNS = "columns"
+    """Their numbers as columns, number by number, exact to the byte."""
 
 
 @dataclass(frozen=True, slots=True)

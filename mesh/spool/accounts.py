@@ -21,7 +21,8 @@ def statements(
 
     The statement about the lane ``account`` counts these very statements as produced. A statement
     takes as its number one more than the number of its own record in the lane ``account``, so it
-    goes on rising through crashes, and no receiver takes a newer statement for an old one. The
+    goes on rising through crashes, and no receiver takes a newer statement for an old one; of a
+    past epoch, what its own life and those since may have reached is added. The
     caller appends them at once.
 
     Args:
@@ -44,7 +45,8 @@ def statements(
     for epoch, lane in (*told, (present, Lane.ACCOUNT)):
         state = lives[epoch][lane]
         number += 1
-        state.statement = number
+        if epoch == present:
+            state.statement = number
         own = len(told) + 1 + len(shed) if (epoch, lane) == (present, Lane.ACCOUNT) else 0
         accounts.append(
             Account(
@@ -52,7 +54,7 @@ def statements(
                 now.mono_ns,
                 lane,
                 epoch,
-                state.statement,
+                state.statement if epoch == present else state.statement + number,
                 state.next_seq + own,
                 dict(state.explained),
                 holders(epoch, lane),

@@ -12,6 +12,9 @@ What rests on disk, crosses links, lies in the archive.
     16     header: a ``BatchHeader`` in canonical bytes
            body: the frames' bodies one after another, by the header's codec
 
+Codecs. ``rows+zstd``: as they are, in one zstd frame. ``columns``: ``mesh.spool.columns``, for
+lanes of numbers, where that is smaller and was seen to open to the same bytes.
+
 Invariants. Body and header have a length and a digest; nothing may follow. The body opens to
 exactly ``raw_bytes``, never to
 more: the size that the zstd frame declares is read first and one without is refused, since a body
@@ -26,10 +29,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
-from typing import Final
+from typing import Final, assert_never
 
 import zstandard
 
+from mesh.spool import columns
 from mesh.spool.frame import FrameHeader, chain
 from schemas import wire
 from schemas.errors import Refused, RefusedBecause
@@ -39,13 +43,25 @@ from schemas.limits import (
     BATCH_RAW_BYTES_MAX,
     FRAMES_PER_BATCH_MAX,
 )
-from schemas.messages import BatchHeader, Codec
+from schemas.messages import BatchHeader, Codec, Lane
 from schemas.ranges import Ranges
 
-__all__ = ["SCHEMA", "Batch", "Labels", "open_records", "pack", "parse"]
+__all__ = [
+    "COLUMN_RECORDS_MIN",
+    "SCHEMA",
+    "Batch",
+    "Labels",
+    "has_columns",
+    "open_records",
+    "pack",
+    "parse",
+]
 
 SCHEMA: Final = "records.v1"
 """Schema id of bodies made of ``schemas.wire`` records in version 1."""
+COLUMN_RECORDS_MIN: Final = 16
+"""Fewer records are packed as rows: columns save little of them and take longer."""
+_COLUMN_LANES: Final = frozenset((Lane.METRICS, Lane.READINGS))
 _MAGIC: Final = b"HFba"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sB3xII")
@@ -82,13 +98,29 @@ class Batch:
         return sha256(self.data).digest()
 
 
-def pack(labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes]) -> Batch:
-    """Frames of one lane and epoch to a batch; compresses, which releases the interpreter.
+def has_columns(frames: Sequence[FrameHeader]) -> bool:
+    """Whether columns are tried for these frames: the lane is one of numbers, and they are many."""
+    records = sum(frame.count for frame in frames)
+    return frames[0].lane in _COLUMN_LANES and records >= COLUMN_RECORDS_MIN
+
+
+def pack(
+    labels: Labels,
+    frames: Sequence[FrameHeader],
+    bodies: Sequence[bytes],
+    *,
+    rows_only: bool = False,
+) -> Batch:
+    """Frames of one lane and epoch to a batch, in the codec that makes it smaller.
+
+    Rows are compressed in a call that releases the interpreter. Columns hold it for milliseconds:
+    ``mesh.spool.packing`` makes them in another process.
 
     Args:
         labels: the origin.
         frames: consecutive frames: each begins where the one before it ends.
         bodies: their bodies.
+        rows_only: columns are not tried.
     """
     first, last = frames[0], frames[-1]
     lane = first.lane
@@ -98,7 +130,11 @@ def pack(labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes])
     assert count == last.stop - first.first, "frames are consecutive"
     raw = b"".join(bodies)
     assert len(raw) <= BATCH_RAW_BYTES_MAX, "the caller cuts"
-    body = zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
+    codec, body = Codec.ROWS_ZSTD, zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
+    if not rows_only and has_columns(frames):
+        narrow = _columns(raw, count)
+        if narrow is not None and len(narrow) < len(body):
+            codec, body = Codec.COLUMNS, narrow
     header = BatchHeader(
         store=first.owner.store,
         site=labels.site,
@@ -117,7 +153,7 @@ def pack(labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes])
         clock_trusted=all(frame.at.trusted for frame in frames),
         boot=last.owner.boot,
         running_ns=last.at.mono_ns,
-        codec=Codec.ROWS_ZSTD,
+        codec=codec,
         schema=SCHEMA,
         raw_bytes=len(raw),
         body_bytes=len(body),
@@ -129,6 +165,17 @@ def pack(labels: Labels, frames: Sequence[FrameHeader], bodies: Sequence[bytes])
     head = wire.encode(header)
     data = _HEAD.pack(_MAGIC, _VERSION, len(head), zlib.crc32(head)) + head + body
     return Batch(header, data, body)
+
+
+def _columns(raw: bytes, count: int) -> bytes | None:
+    """Records as columns, where these open to the same bytes again."""
+    try:
+        body = columns.encode(wire.split(raw, count))
+        if body is not None and columns.decode(body, count, len(raw)) == raw:
+            return body
+    except Refused:
+        pass
+    return None
 
 
 def parse(data: bytes) -> Batch:
@@ -176,7 +223,7 @@ def open_records(batch: Batch) -> list[bytes]:
     """The canonical bytes of each record, in the order of ``header.present``.
 
     Raises:
-        Refused: ``too_large``, ``malformed`` or ``bad_chain``.
+        Refused: ``too_large``, ``malformed``, ``bad_version``, ``out_of_range`` or ``bad_chain``.
     """
     header = batch.header
     if header.schema != SCHEMA or header.sealed:
@@ -192,6 +239,17 @@ def open_records(batch: Batch) -> list[bytes]:
 
 
 def _open_body(batch: Batch) -> bytes:
+    header = batch.header
+    match header.codec:
+        case Codec.ROWS_ZSTD:
+            return _open_rows(batch)
+        case Codec.COLUMNS:
+            return columns.decode(batch.body, header.count, header.raw_bytes)
+        case _:
+            assert_never(header.codec)
+
+
+def _open_rows(batch: Batch) -> bytes:
     header = batch.header
     try:
         frame = zstandard.get_frame_parameters(batch.body)

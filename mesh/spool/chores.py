@@ -198,8 +198,9 @@ class Chores:
 
     def _explain(self, epoch: Epoch, lane: Lane, why: str, numbers: Ranges) -> None:
         """States a loss; ``_make_durable`` makes the statement so."""
-        state = self._lives[epoch][lane]
-        state.explain(why, numbers - state.backlog.released)
+        # A release may not be durable yet, and a crash would then find these numbers nowhere.
+        released = self._cursor.released.get(f"{epoch}/{lane}", Ranges())
+        self._lives[epoch][lane].explain(why, numbers - released)
         if epoch == self._identity.epoch:
             self._pump.rotate()
         else:

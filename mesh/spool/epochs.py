@@ -51,6 +51,8 @@ NO_MACHINE: Final = bytes(16)
 OUTDATED: Final = b"\xff" * 16
 """Stands for the machine of a store that was found to be an older copy."""
 _CHAIN_UNKNOWN: Final = bytes(16)
+_STATEMENT_UNKNOWN: Final = 2**32
+"""Above the number of any statement that an adopted life has made."""
 
 
 class Identified(NamedTuple):
@@ -157,7 +159,12 @@ def begin(
     """
     lanes = {lane: _end(disk, labels, found, lane) for lane in Lane}
     told = {lane: numbers for lane, numbers in lanes.items() if numbers.mark.next_seq}
-    past = [life for life in identity.past if found.blank or _is_pending(found.past[life.epoch])]
+    told_to = found.lanes[Lane.ACCOUNT].mark.next_seq
+    past = [
+        _told_to(life, told_to)
+        for life in identity.past
+        if found.blank or _is_pending(found.past[life.epoch])
+    ]
     past += [PastEpoch(identity.epoch, told)] if told else []
     known = {identity.epoch, *(life.epoch for life in identity.past)}
     past = [*(_adopted(disk, epoch) for epoch in shelf.epochs(disk) if epoch not in known), *past]
@@ -204,7 +211,17 @@ def _end(disk: Disk, labels: Labels, found: store.Survey, lane: Lane) -> Numbers
         if lost:
             explained[Explained.DAMAGED] = explained.get(Explained.DAMAGED, Ranges()) | lost
     stated = bounded(explained, standing.released)
-    return Numbers(standing.mark, standing.mark.next_seq, stated, standing.statement)
+    told_to = found.lanes[Lane.ACCOUNT].mark.next_seq
+    return Numbers(standing.mark, standing.mark.next_seq, stated, told_to)
+
+
+def _told_to(life: PastEpoch, number: int) -> PastEpoch:
+    """A past life, with the numbers of its statements above those of the life that ends now."""
+    lanes = {
+        lane: replace(numbers, statement=numbers.statement + number)
+        for lane, numbers in life.lanes.items()
+    }
+    return PastEpoch(life.epoch, lanes)
 
 
 def _span(item: Located) -> tuple[int, int]:
@@ -217,5 +234,6 @@ def _adopted(disk: Disk, epoch: Epoch) -> PastEpoch:
     for lane in Lane:
         stop = max((item.stop for item in shelf.sealed(disk, lane, epoch)), default=0)
         if stop:
-            lanes[lane] = Numbers(LaneMark(stop, _CHAIN_UNKNOWN), stop)
+            mark = LaneMark(stop, _CHAIN_UNKNOWN)
+            lanes[lane] = Numbers(mark, stop, statement=_STATEMENT_UNKNOWN)
     return PastEpoch(epoch, lanes)

@@ -228,6 +228,7 @@ class JournalContent:
         closed: the numbers to go on with, when it was closed in order.
         size: of the file, in bytes.
         broken_data: the bytes of each of ``broken``.
+        data: all bytes, for who looks closer; empty where nobody does.
     """
 
     number: int
@@ -239,9 +240,12 @@ class JournalContent:
     closed: Closed | None
     size: int
     broken_data: tuple[bytes, ...] = ()
+    data: bytes = b""
 
 
-def read(disk: Disk, number: int, store: bytes, epoch: Epoch) -> JournalContent:
+def read(
+    disk: Disk, number: int, store: bytes, epoch: Epoch, *, keep_data: bool = True
+) -> JournalContent:
     """Reads a journal in one pass. Nothing in it can make this fail.
 
     What the medium does not give back reads as zeros, and so is damage like any other.
@@ -288,6 +292,7 @@ def read(disk: Disk, number: int, store: bytes, epoch: Epoch) -> JournalContent:
         closed,
         len(data),
         tuple(data[item.offset : item.end] for item in broken),
+        data if keep_data else b"",
     )
 
 

@@ -170,7 +170,8 @@ class LaneState:
 
     def ended(self) -> Numbers:
         """As ``STORE`` says it of a past epoch."""
-        return Numbers(LaneMark(self.next_seq, self.chain), self.next_seq, dict(self.explained))
+        mark = LaneMark(self.next_seq, self.chain)
+        return Numbers(mark, self.next_seq, self.explained, self.statement)
 
     def status(self, now_seconds: float, past: Iterable["LaneState"]) -> LaneStatus:
         """How it stands; the rate is smoothed over about ten seconds.

@@ -442,13 +442,13 @@ def _open_locked(
     told: list[object] = [events.DamageFound(Lane.ACCOUNT, "none", lost)] if lost else []
     store.prepare(disk)
     _tidy(disk, identity)
-    survey = store.survey(disk, identity)
+    survey = store.survey(disk, identity, keep_data=False)
     kept = [name for content in survey.journals for name in store.quarantine(disk, content)]
     told += map(events.Quarantined, kept)
     why = "" if made else epochs.reason_to_begin(identity, survey, machine)
     if why:
         identity = epochs.begin(disk, labels, machine, resources.entropy, identity, survey)
-        survey = store.survey(disk, identity)
+        survey = store.survey(disk, identity, keep_data=False)
         told.append(events.EpochBegun(str(identity.epoch), why))
     return identity, survey, told
 

@@ -175,14 +175,20 @@ class Survey:
     past: Mapping[Epoch, Mapping[Lane, LaneFound]] = field(default_factory=dict)
 
 
-def survey(disk: Disk, store: StoreIdentity) -> Survey:
+def survey(disk: Disk, store: StoreIdentity, *, keep_data: bool = True) -> Survey:
     """Reads what there is, and changes nothing.
+
+    Args:
+        disk: the folder of the spool.
+        store: who it is.
+        keep_data: whether to keep the bytes of the journals, for who looks closer.
 
     Raises:
         DiskFailed: the medium does not give it back.
     """
     found = tuple(
-        journal.read(disk, number, store.store, store.epoch) for number in journal.numbers(disk)
+        journal.read(disk, number, store.store, store.epoch, keep_data=keep_data)
+        for number in journal.numbers(disk)
     )
     cursors = cursor.load(disk)
     shelves = {lane: shelf.sealed(disk, lane, store.epoch) for lane in Lane}

@@ -8,7 +8,7 @@ load, and whether the measured process was saturated.
 
 import typer
 
-from tests.bench import decide, start
+from tests.bench import backlog, decide, kill, powercut, spool, start
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -18,7 +18,11 @@ def _bench() -> None:
     """Benches against floors."""
 
 
+app.command("backlog")(backlog.main)
 app.command("decide")(decide.main)
+app.command("kill")(kill.main)
+app.command("powercut")(powercut.main)
+app.command("spool")(spool.main)
 app.command("start")(start.main)
 
 if __name__ == "__main__":

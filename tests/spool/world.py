@@ -3,19 +3,38 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mesh.ports import Disk
-from mesh.spool import batch as batches
-from mesh.spool.batch import Batch, Labels
+from mesh.spool.batch import Labels
 from mesh.spool.lane import LaneSettings
 from mesh.spool.spool import DEFAULT_LANES, Resources, Spool, SpoolSettings
-from schemas import wire
-from schemas.messages import Epoch, Event, Explained, Lane, Severity
+from schemas.messages import Lane
 from schemas.ranges import Ranges
-from simulator.clock import SimClock, VirtualLoop, run
+from simulator.clock import run
+from simulator.crash import stage
+from simulator.crash.annals import Said, record
+from simulator.crash.oracle import View, judge, pending, records_of, view
+from simulator.crash.stage import Thread
+
+__all__ = [
+    "CALM",
+    "LABELS",
+    "SMALL",
+    "Nowhere",
+    "Said",
+    "Watcher",
+    "audit",
+    "explained_of",
+    "opened",
+    "pending",
+    "play",
+    "record",
+    "records_of",
+    "reserved",
+    "resources",
+]
 
 LABELS = Labels("hall", "pump")
 SMALL = SpoolSettings(
@@ -29,9 +48,7 @@ SMALL = SpoolSettings(
 CALM = replace(SMALL, journal_bytes_max=1 << 20)
 """Nothing rotates by itself."""
 
-
-class Nowhere(Executor):
-    """Stands for a thread: on virtual time its calls run on the loop, one after another."""
+Nowhere = Thread
 
 
 class Watcher:
@@ -53,24 +70,7 @@ def resources(
     disk: Disk, seed: int = 0, watcher: Watcher | None = None, machine: bytes = b"m" * 16
 ) -> Resources:
     """What a spool needs, on the running virtual loop."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
-    generator = random.Random(seed)
-    return Resources(
-        disk=disk,
-        clock=SimClock(loop),
-        writer=Nowhere(),
-        worker=Nowhere(),
-        entropy=generator.randbytes,
-        boot=generator.randbytes(16),
-        machine=machine,
-        observer=watcher or Watcher(),
-    )
-
-
-def record(text: str) -> bytes:
-    """The canonical bytes of an event."""
-    return wire.encode(Event(0, 0, "tested", Severity.NOTICE, text))
+    return stage.resources(disk, random.Random(seed), watcher or Watcher(), machine)
 
 
 @asynccontextmanager
@@ -102,71 +102,6 @@ async def _nothing() -> None:
     """No chores."""
 
 
-@dataclass
-class Said:
-    """What was said to a spool and by it, through all its lives: the plain list to compare with."""
-
-    produced: dict[Lane, dict[int, bytes]] = field(default_factory=dict)
-    acknowledged: dict[Lane, set[int]] = field(default_factory=dict)
-    released: dict[Lane, set[int]] = field(default_factory=dict)
-    handed_out: dict[Lane, int] = field(default_factory=dict)
-    evicted: bool = False
-
-    async def append(self, spool: Spool, lane: Lane, texts: list[str]) -> bool:
-        """Appends, waits, and notes what was promised."""
-        records = [record(text) for text in texts]
-        appended = spool.append(lane, records)
-        numbers = range(appended.first, appended.first + appended.records)
-        known = self.produced.setdefault(lane, {})
-        for number, data in zip(numbers, records, strict=True):
-            assert number not in known, f"{lane}/{number} was handed out twice"
-            known[number] = data
-        self.note(spool)
-        settled = await appended.settled
-        if settled:
-            self.acknowledged.setdefault(lane, set()).update(numbers)
-        self.note(spool)
-        return settled
-
-    def release(self, spool: Spool, lane: Lane, numbers: Ranges) -> None:
-        """Releases, as a receipt would."""
-        self.released.setdefault(lane, set()).update(numbers)
-        spool.release(lane, numbers, "hq")
-
-    def note(self, spool: Spool) -> None:
-        """Notes how far numbers were handed out."""
-        for lane in Lane:
-            seen = self.handed_out.get(lane, 0)
-            self.handed_out[lane] = max(seen, spool.next_seq(lane))
-
-
-async def pending(spool: Spool, lane: Lane, epoch: Epoch | None = None) -> list[Batch]:
-    """All pending batches of a lane, in the order in which a forwarder would get them."""
-    found: list[Batch] = []
-    start = 0
-    while (batch := await spool.next_batch(lane, start, epoch)) is not None:
-        assert batch.header.last >= start, "the next batch is a later one"
-        found.append(batch)
-        start = batch.header.last + 1
-    return found
-
-
-def records_of(found: list[Batch]) -> dict[int, bytes]:
-    """Records by number; their chains are checked."""
-    held: dict[int, bytes] = {}
-    last: Batch | None = None
-    for batch in found:
-        header = batch.header
-        for number, data in zip(header.present, batches.open_records(batch), strict=True):
-            assert number not in held, f"{header}: {number} comes twice"
-            held[number] = data
-        if last is not None and last.header.last + 1 == header.first:
-            assert last.header.chain_after == header.chain_before, "the chain goes on"
-        last = batch
-    assert list(held) == sorted(held), "in order"
-    return held
-
-
 def explained_of(spool: Spool, lane: Lane) -> Mapping[str, Ranges]:
     """The numbers that will never arrive, by reason."""
     return spool._lanes[lane].explained
@@ -177,45 +112,21 @@ async def audit(spool: Spool, said: Said, *, damaged: bool = False) -> None:
 
     Args:
         spool: just opened after a crash, or at rest.
-        said: what was said to it.
+        said: what was said to it in its present epoch.
         damaged: whether something was damaged on purpose, so that losses may be called so.
     """
     for lane in Lane:
-        held = records_of(await pending(spool, lane))
-        explained = explained_of(spool, lane)
-        produced = said.produced.get(lane, {})
-        if lane is not Lane.ACCOUNT:
-            for number, data in held.items():
-                assert produced.get(number) == data, f"{lane}/{number} was never appended"
-        known = {number for numbers in explained.values() for number in bounded_iter(numbers)}
-        gone = said.released.get(lane, set())
-        acknowledged = said.acknowledged.get(lane, set())
-        lost = acknowledged - held.keys() - gone
-        if not damaged:
-            lost -= set(bounded_iter(explained.get(Explained.EVICTED, Ranges())))
-            assert not lost, f"acknowledged and lost: {lane} {sorted(lost)}, {explained}"
-            damage = set(bounded_iter(explained.get(Explained.DAMAGED, Ranges())))
-            # A torn frame with a whole header is called damaged: nobody can know.
-            assert not damage & acknowledged, f"{lane}: nothing was damaged: {explained}"
-        assert not lost - known, (
-            f"acknowledged, lost and unexplained: {lane} {sorted(lost - known)}"
-        )
-        state = spool._lanes[lane]
-        everything = Ranges.of([(0, spool.next_seq(lane))])
-        waiting = Ranges.of([(spool.next_seq(lane) - len(state.waiting), spool.next_seq(lane))])
-        accounted = spool.released(lane) | waiting | Ranges.of([(n, n + 1) for n in held])
-        for numbers in explained.values():
-            accounted |= numbers
-        assert everything - accounted == Ranges(), f"{lane}: unaccounted {everything - accounted}"
-        assert accounted - everything == Ranges(), f"{lane}: beyond {accounted - everything}"
-        assert not known & held.keys(), f"{lane}: pending and explained {known & held.keys()}"
-        beyond = said.handed_out.get(lane, 0)
-        assert spool.next_seq(lane) >= beyond, f"{lane}: {beyond - 1} was handed out already"
+        judge(lane, await _seen(spool, lane), said, damaged=damaged)
 
 
-def bounded_iter(numbers: Ranges) -> list[int]:
-    """The numbers of a set, of which a huge span shows its beginning only."""
-    return [n for start, stop in numbers.spans for n in range(start, min(stop, start + 5_000))]
+async def _seen(spool: Spool, lane: Lane) -> View:
+    """What can be seen of a lane; looked at again when something happened meanwhile."""
+    while True:
+        before = dict(explained_of(spool, lane))
+        numbers = (spool.next_seq(lane), spool.durable(lane), spool.released(lane))
+        seen = await view(spool, lane, before)
+        if (explained_of(spool, lane), numbers) == (before, (*seen[3:], seen.released)):
+            return seen
 
 
 def play(

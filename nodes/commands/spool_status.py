@@ -1,0 +1,158 @@
+"""The status of a spool: as a document for programs, as a table and lines for people. Pure."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mesh.spool.lane import LaneSettings
+from mesh.spool.outlook import LaneOutlook, Outlook
+from nodes.commands.amounts import (
+    lasting,
+    moment_document,
+    numbers_document,
+    size,
+    some,
+    when,
+)
+from nodes.commands.owner import Owner
+from nodes.commands.process import escaped
+from nodes.commands.reported import Report
+from schemas.stored import StoreIdentity
+
+__all__ = ["status_document", "status_lines", "status_table"]
+
+
+def status_document(
+    directory: str,
+    identity: StoreIdentity,
+    outlook: Outlook,
+    owner: Owner,
+    report: Report,
+    free_bytes: int,
+) -> dict[str, object]:
+    """How a spool stands, in what JSON can say. Times in ms, ranges as ``"3-7, 9"``."""
+    return {
+        "directory": directory,
+        "store": identity.store.hex(),
+        "site": identity.site,
+        "node": identity.node,
+        "epoch": str(identity.epoch),
+        "parent": None if identity.parent is None else str(identity.parent),
+        "owner": {"known": owner.known, "pid": owner.pid},
+        "degraded": None if report.silent else report.degraded,
+        "degraded_unknown_because": report.silent,
+        "degraded_at": report.at_ms if not report.silent else None,
+        "used_bytes": outlook.used_bytes,
+        "bytes_max": outlook.bytes_max,
+        "free_bytes": free_bytes,
+        "hours_left": outlook.hours_left,
+        "newest": moment_document(outlook.newest),
+        "goes_first": [
+            {"lane": item.lane, "numbers": str(item.numbers), "bytes": item.bytes}
+            for item in outlook.goes_first
+        ],
+        "lanes": {str(lane): _lane_document(state, owner) for lane, state in outlook.lanes.items()},
+    }
+
+
+def _lane_document(state: LaneOutlook, owner: Owner) -> dict[str, object]:
+    rate = state.rate
+    return {
+        "end": state.end,
+        "pending_records": state.records,
+        "pending_bytes": state.bytes,
+        "oldest": moment_document(state.oldest),
+        "rate": rate
+        and {
+            "records_per_second": rate.records_per_second,
+            "bytes_per_second": rate.bytes_per_second,
+            "rest_bytes_per_second": rate.rest_bytes_per_second,
+            "span_seconds": rate.span_seconds,
+        },
+        "hours_left": state.hours_left,
+        "linger_seconds": state.settings.linger_seconds,
+        "losses": {why: numbers_document(numbers) for why, numbers in state.stated.items()},
+        # While a node runs, what it has reserved is in use and no loss.
+        "losses_at_next_opening": {
+            why: numbers_document(numbers)
+            for why, numbers in state.unstated.items()
+            if owner.known and owner.pid is None
+        },
+        "released": numbers_document(state.released),
+        "holders": dict(state.holders),
+    }
+
+
+def status_table(outlook: Outlook) -> Table:
+    """One row for each lane, most urgent first."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("lane")
+    for name in ("records", "bytes", "oldest", "records/s", "bytes/s", "hours left"):
+        table.add_column(name, justify="right")
+    table.add_column("durable")
+    table.add_column("losses")
+    for lane, state in outlook.lanes.items():
+        rate = state.rate
+        table.add_row(
+            lane,
+            f"{state.records:,}",
+            size(state.bytes),
+            when(state.oldest),
+            "" if rate is None else f"{rate.records_per_second:,.1f}",
+            "" if rate is None else size(rate.bytes_per_second),
+            lasting(state.hours_left),
+            _durability(state.settings),
+            ", ".join(f"{escaped(why)} {len(gone):,}" for why, gone in state.stated.items()) or "-",
+        )
+    return table
+
+
+def status_lines(
+    directory: str,
+    identity: StoreIdentity,
+    outlook: Outlook,
+    owner: Owner,
+    report: Report,
+    free_bytes: int,
+) -> Iterator[str]:
+    """What is said beside the table."""
+    yield (
+        f"{escaped(directory)}: spool of {identity.site}/{identity.node}, epoch {identity.epoch}, "
+        f"{owner}"
+    )
+    yield f"degraded: {escaped(str(report))}"
+    quota = "no quota known (give --config)"
+    if outlook.bytes_max is not None:
+        quota = f"of {size(outlook.bytes_max)}"
+    yield f"{size(outlook.used_bytes)} used {quota}; {size(free_bytes)} free on the disk"
+    spans = [state.rate.span_seconds for state in outlook.lanes.values() if state.rate]
+    if spans:
+        newest = when(outlook.newest)
+        yield (
+            f"rates over {_between(min(spans), max(spans))} s up to {newest}; "
+            "hours left: until a lane gives up its oldest, all less urgent ones first"
+        )
+    else:
+        yield "rates: not known, too little was appended since the last start"
+    if outlook.goes_first:
+        yield "when full, first goes: " + "; then ".join(
+            f"{item.lane} {some(item.numbers)} ({size(item.bytes)})" for item in outlook.goes_first
+        )
+    else:
+        yield "when full, nothing that is sealed may be given up"
+    if owner.known and owner.pid is None:
+        for lane, state in outlook.lanes.items():
+            for why, numbers in state.unstated.items():
+                yield f"at the next opening {lane} states as {why}: {some(numbers)}"
+
+
+def _between(low: float, high: float) -> str:
+    texts = dict.fromkeys((f"{low:,.1f}", f"{high:,.1f}"))
+    return " to ".join(texts)
+
+
+def _durability(settings: LaneSettings) -> str:
+    if not settings.linger_seconds:
+        return "at once"
+    return f"awaited, or in {settings.linger_seconds:g} s"

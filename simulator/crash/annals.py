@@ -1,0 +1,111 @@
+"""Annals: what was said to a spool and by it, through all its lives. The plain list beside it.
+
+``Said`` notes, for one epoch, which records took which numbers, which were acknowledged and which a
+receipt released; ``Annals`` keeps one ``Said`` for each epoch.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mesh.spool.spool import Spool
+from schemas import wire
+from schemas.messages import Epoch, Event, Lane, Severity
+from schemas.ranges import Ranges
+
+__all__ = ["Annals", "Said", "Violation", "ranges", "record"]
+
+
+class Violation(AssertionError):  # as the errors of this project: named by what it is
+    """The spool has lied; the message says how."""
+
+
+def record(text: str) -> bytes:
+    """The canonical bytes of an event."""
+    return wire.encode(Event(0, 0, "tested", Severity.NOTICE, text))
+
+
+def ranges(numbers: Iterable[int]) -> Ranges:
+    """The set of these numbers."""
+    return Ranges.of([(number, number + 1) for number in numbers])
+
+
+@dataclass
+class Said:
+    """What was said to a spool and by it in one epoch: the plain list to compare with."""
+
+    produced: dict[Lane, dict[int, bytes]] = field(default_factory=dict)
+    acknowledged: dict[Lane, set[int]] = field(default_factory=dict)
+    released: dict[Lane, set[int]] = field(default_factory=dict)
+    handed_out: dict[Lane, int] = field(default_factory=dict)
+
+    def copy(self) -> "Said":
+        """The same, to go on apart."""
+        return Said(
+            {lane: known.copy() for lane, known in self.produced.items()},
+            {lane: numbers.copy() for lane, numbers in self.acknowledged.items()},
+            {lane: numbers.copy() for lane, numbers in self.released.items()},
+            self.handed_out.copy(),
+        )
+
+    async def append(self, spool: Spool, lane: Lane, texts: list[str]) -> bool:
+        """Appends, waits, and notes what was promised."""
+        settled = await self.hand_over(spool, lane, [record(text) for text in texts])
+        self.note(spool)
+        return settled
+
+    def hand_over(
+        self, spool: Spool, lane: Lane, records: list[bytes], *, awaited: bool = True
+    ) -> asyncio.Future[bool]:
+        """Appends and does not wait; what is promised later is noted when it is.
+
+        Raises:
+            Violation: a number came that had come before.
+            MeshError: as ``Spool.append``; nothing was said.
+        """
+        appended = spool.append(lane, records, awaited=awaited)
+        numbers = range(appended.first, appended.first + appended.records)
+        known = self.produced.setdefault(lane, {})
+        for number, data in zip(numbers, records, strict=True):
+            if number in known:
+                raise Violation(f"{lane}/{number} was handed out twice")
+            known[number] = data
+        self.note(spool)
+
+        def acknowledge(settled: asyncio.Future[bool]) -> None:
+            if not settled.cancelled() and settled.result():
+                self.acknowledged.setdefault(lane, set()).update(numbers)
+
+        appended.settled.add_done_callback(acknowledge)
+        return appended.settled
+
+    def release(
+        self, spool: Spool, lane: Lane, numbers: Ranges, epoch: Epoch | None = None
+    ) -> None:
+        """Releases, as a receipt would."""
+        self.released.setdefault(lane, set()).update(numbers)
+        spool.release(lane, numbers, "hq", epoch)
+
+    def note(self, spool: Spool) -> None:
+        """Notes how far numbers were handed out."""
+        for lane in Lane:
+            seen = self.handed_out.get(lane, 0)
+            self.handed_out[lane] = max(seen, spool.next_seq(lane))
+
+
+class Annals:
+    """What was said through all lives of a store, one ``Said`` for each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: defaultdict[Epoch, Said] = defaultdict(Said)
+
+    def present(self, spool: Spool) -> Said:
+        """What is said in the spool's present epoch."""
+        return self.epochs[spool.epoch]
+
+    def copy(self) -> "Annals":
+        """The same, to go on apart."""
+        twin = Annals()
+        twin.epochs.update((epoch, said.copy()) for epoch, said in self.epochs.items())
+        return twin

@@ -1,0 +1,52 @@
+"""The stage: what a spool needs to live on virtual time and a simulated disk."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+
+from mesh.ports import Disk, Observer
+from mesh.spool.spool import Resources, Spool
+from simulator.clock import SimClock, VirtualLoop
+
+__all__ = ["Thread", "resources", "working"]
+
+
+class Thread(Executor):
+    """Stands for a thread: on virtual time its calls run on the loop, one after another."""
+
+
+def resources(
+    disk: Disk, generator: random.Random, observer: Observer, machine: bytes
+) -> Resources:
+    """What a spool needs, on the running virtual loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop), "executors that are never used want a loop that knows"
+    return Resources(
+        disk=disk,
+        clock=SimClock(loop),
+        writer=Thread(),
+        worker=Thread(),
+        entropy=generator.randbytes,
+        boot=generator.randbytes(16),
+        machine=machine,
+        observer=observer,
+    )
+
+
+@asynccontextmanager
+async def working(spool: Spool) -> AsyncIterator[None]:
+    """Lets a spool do its chores meanwhile; what ended them early is raised.
+
+    An audit wants them to rest: what they give up between two questions would look like a loss.
+    """
+    chores = asyncio.get_running_loop().create_task(spool.maintain())
+    try:
+        yield
+    finally:
+        early = chores.done()
+        chores.cancel()
+        await asyncio.wait([chores])
+    if early:
+        chores.result()

@@ -1,0 +1,186 @@
+"""A spool as an edge has it, and the load that is put on it."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+from mesh.adapters.system import SystemClock, boot_id, entropy, machine_id
+from mesh.ports import Disk
+from mesh.spool.batch import Labels
+from mesh.spool.spool import Resources, Spool, SpoolSettings
+from schemas import wire
+from schemas.messages import Event, Lane, Severity
+from schemas.ranges import Ranges
+
+__all__ = [
+    "BULK_RECORDS",
+    "LANE",
+    "PRODUCERS",
+    "RECORD_BYTES",
+    "Appends",
+    "Ignoring",
+    "append_awaited",
+    "append_bulk",
+    "append_one_by_one",
+    "drain",
+    "opened",
+    "receipts",
+    "sample_records",
+]
+
+PRODUCERS = 64
+RECORD_BYTES = 200
+BULK_RECORDS = 1000
+LANE = Lane.DECISIONS
+_BYTES_MAX = 16 << 30
+_RECEIPT_SECONDS = 0.25
+_RECEIPTS_LATE = 3
+_SAMPLES = 4096
+
+
+class Ignoring:
+    """Port ``Observer``: says nothing."""
+
+    def observe(self, event: object) -> None:
+        """Takes one event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appends:
+    """What one pass showed.
+
+    Args:
+        records: how many became durable.
+        seconds: in how long.
+        latencies: seconds from ``append`` until its caller went on, one for each record or bulk.
+    """
+
+    records: int
+    seconds: float
+    latencies: Sequence[float] = ()
+
+    @property
+    def per_s(self) -> float:
+        """Records a second."""
+        return self.records / self.seconds
+
+
+def sample_records(count: int = _SAMPLES) -> list[bytes]:
+    """Different records of exactly ``RECORD_BYTES`` in their canonical bytes."""
+    generator = random.Random(1)
+    return [_sample(generator, number) for number in range(count)]
+
+
+def _sample(generator: random.Random, number: int) -> bytes:
+    wall_ns = 1_767_225_600_000_000_000 + number * 1_000_000
+    text = ""
+    while (short := RECORD_BYTES - len(_event(wall_ns, text))) > 0:
+        text += f"{generator.getrandbits(4 * short):0{short}x}"
+    # The length of a text is written in more bytes beyond a bound: what is over is cut.
+    record = _event(wall_ns, text[: len(text) + short])
+    assert len(record) == RECORD_BYTES
+    return record
+
+
+def _event(wall_ns: int, text: str) -> bytes:
+    return wire.encode(Event(wall_ns, wall_ns, "bench", Severity.NOTICE, text))
+
+
+@asynccontextmanager
+async def opened(disk: Disk, *, maintain: bool = True) -> AsyncIterator[Spool]:
+    """A spool with real threads; its chores run beside it, unless told otherwise."""
+    with ThreadPoolExecutor(1, "writer") as writer, ThreadPoolExecutor(1, "worker") as worker:
+        resources = Resources(
+            disk,
+            SystemClock(),
+            writer,
+            worker,
+            entropy,
+            boot_id(),
+            machine_id() or bytes(16),
+            Ignoring(),
+        )
+        spool = await Spool.open(resources, SpoolSettings(Labels("bench", "edge-1"), _BYTES_MAX))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                chores = tasks.create_task(spool.maintain()) if maintain else None
+                yield spool
+                if chores is not None:
+                    chores.cancel()
+        finally:
+            await spool.close()
+
+
+async def append_awaited(
+    spool: Spool, records: Sequence[bytes], seconds: float, producers: int = PRODUCERS
+) -> Appends:
+    """Producers that each append a record, wait until it is durable, and go on."""
+    latencies: list[float] = []
+    begun = perf_counter()
+    until = begun + seconds
+
+    async def produce(index: int) -> None:
+        while (at := perf_counter()) < until:
+            appended = spool.append(LANE, [records[index % len(records)]])
+            assert await appended.settled, "the disk failed"
+            latencies.append(perf_counter() - at)
+            index += producers
+
+    async with asyncio.TaskGroup() as tasks:
+        for index in range(producers):
+            tasks.create_task(produce(index))
+    return Appends(len(latencies), perf_counter() - begun, latencies)
+
+
+async def append_bulk(
+    spool: Spool, records: Sequence[bytes], seconds: float, callers: int = 1
+) -> Appends:
+    """Callers that each append ``BULK_RECORDS`` at once, wait until they are durable, and go on."""
+    latencies: list[float] = []
+    begun = perf_counter()
+    until = begun + seconds
+    bulk = list(records[:BULK_RECORDS])
+
+    async def produce() -> None:
+        while (at := perf_counter()) < until:
+            assert await spool.append(LANE, bulk).settled, "the disk failed"
+            latencies.append(perf_counter() - at)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(callers):
+            tasks.create_task(produce())
+    return Appends(len(latencies) * BULK_RECORDS, perf_counter() - begun, latencies)
+
+
+async def append_one_by_one(spool: Spool, records: Sequence[bytes], count: int) -> None:
+    """Appends records each in a frame of its own."""
+    for number in range(count):
+        appended = spool.append(LANE, [records[number % len(records)]])
+        assert await appended.settled, "the disk failed"
+
+
+async def receipts(spool: Spool) -> None:
+    """Releases what became durable about a second ago, as receipts would. Until cancelled."""
+    seen: deque[dict[Lane, int]] = deque()
+    while True:
+        seen.append({lane: spool.durable(lane) for lane in Lane})
+        await asyncio.sleep(_RECEIPT_SECONDS)
+        if len(seen) > _RECEIPTS_LATE:
+            _release(spool, seen.popleft())
+
+
+async def drain(spool: Spool) -> None:
+    """Releases everything."""
+    await spool.commit()
+    _release(spool, {lane: spool.durable(lane) for lane in Lane})
+
+
+def _release(spool: Spool, stops: dict[Lane, int]) -> None:
+    for lane, stop in stops.items():
+        if stop:
+            spool.release(lane, Ranges(((0, stop),)), "hq")
