@@ -35,7 +35,10 @@ class LoopThread(Executor):
         self._thread.start()
 
     def submit(  # type: ignore[override]  # a future of the loop, as the module says
-        self, fn: Callable[..., Any], /, *args: Any
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,  # noqa: ANN401 - as of the base class
     ) -> "asyncio.Future[Any]":
         """Hands a job over.
 

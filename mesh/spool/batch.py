@@ -33,7 +33,7 @@ from typing import Final, assert_never
 
 import zstandard
 
-from mesh.spool import columns
+from mesh.spool.columns import body as columns
 from mesh.spool.frame import FrameHeader, chain
 from schemas import wire
 from schemas.errors import Refused, RefusedBecause

@@ -325,9 +325,7 @@ class Chores:
             await self._retire(number)
 
     def _rotate_old(self) -> None:
-        """Begins a new journal where the open one is old: what is in it can age, and be given
-        up.
-        """
+        """Begins a new journal where the open one is old: then what is in it can be given up."""
         age_ns = self._resources.clock.now().mono_ns + self._pump.running_offset_ns
         age_ns -= self._pump.journal_since_ns
         if age_ns > self._settings.journal_seconds_max * 1e9 and self._pending_in(

@@ -16,7 +16,7 @@ from mesh.adapters.mqtt.broker import MqttBroker
 from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.registry import TinyRegistry
 from mesh.adapters.system import SystemClock, SystemDisk, entropy
-from mesh.spool.onlooker import ReadOnlyDisk
+from mesh.spool.view.onlooker import ReadOnlyDisk
 from nodes.commands.endpoints import password, tls_context
 from nodes.commands.process import LogObserver
 from nodes.settings import BrokerSection, NodeSection, Settings

@@ -21,14 +21,14 @@ from rich.progress import Progress
 
 from mesh.adapters.system import SystemClock, SystemDisk
 from mesh.ports import Disk
-from mesh.spool.extract import Extracted, Wanted, extract
-from mesh.spool.findings import Finding
-from mesh.spool.inspection import FileKind, inspect
-from mesh.spool.onlooker import ReadOnlyDisk
-from mesh.spool.outlook import outlook
 from mesh.spool.settings import DEFAULT_LANES
-from mesh.spool.sight import Sight, look
-from mesh.spool.verdict import Step, examine
+from mesh.spool.view.extract import Extracted, Wanted, extract
+from mesh.spool.view.findings import Finding
+from mesh.spool.view.inspection import FileKind, inspect
+from mesh.spool.view.onlooker import ReadOnlyDisk
+from mesh.spool.view.outlook import outlook
+from mesh.spool.view.sight import Sight, look
+from mesh.spool.view.verdict import Step, examine
 from nodes import config
 from nodes.commands.owner import owner_of
 from nodes.commands.process import escaped, fail, told

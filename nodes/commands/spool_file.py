@@ -8,7 +8,7 @@ from typing import Final
 import typer
 
 from mesh.adapters.system import SystemDisk
-from mesh.spool.inspection import INSPECTED_BYTES_MAX, FileKind, inspect
+from mesh.spool.view.inspection import INSPECTED_BYTES_MAX, FileKind, inspect
 from schemas.errors import Refused, RefusedBecause
 
 __all__ = ["settled"]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from mesh.spool.inspection import Inspection
-from mesh.spool.outlook import Moment
-from mesh.spool.stretch import Stretch
+from mesh.spool.view.inspection import Inspection
+from mesh.spool.view.outlook import Moment
+from mesh.spool.view.stretch import Stretch
 from nodes.commands.amounts import when
 from nodes.commands.process import escaped, told
 from schemas import wire

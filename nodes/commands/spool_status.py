@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mesh.spool.lane import LaneSettings
-from mesh.spool.outlook import LaneOutlook, Outlook
+from mesh.spool.view.outlook import LaneOutlook, Outlook
 from nodes.commands.amounts import (
     lasting,
     moment_document,

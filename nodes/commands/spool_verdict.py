@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from mesh.spool.findings import Finding
-from mesh.spool.verdict import Verdict
+from mesh.spool.view.findings import Finding
+from mesh.spool.view.verdict import Verdict
 from nodes.commands.amounts import numbers_document, size
 from nodes.commands.process import escaped
 

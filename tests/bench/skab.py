@@ -23,8 +23,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from mesh.spool import batch, chunks, series
+from mesh.spool import batch
 from mesh.spool.batch import Batch, Labels
+from mesh.spool.columns import chunks, series
 from mesh.spool.frame import CHAIN_START, FrameHeader, Owner, pack
 from mesh.spool.packing import Packer
 from schemas import wire

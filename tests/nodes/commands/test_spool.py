@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from mesh.spool.inspection import INSPECTED_BYTES_MAX
+from mesh.spool.view.inspection import INSPECTED_BYTES_MAX
 from nodes.commands.owner import Owner, owner_in, owner_of
 from nodes.commands.reported import read_report
 from nodes.commands.spool import _since, app

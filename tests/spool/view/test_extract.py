@@ -5,10 +5,10 @@ from itertools import pairwise
 
 from mesh.spool import batch as batches
 from mesh.spool import shelf, store
-from mesh.spool.extract import Extracted, Wanted, extract
-from mesh.spool.findings import Finding
 from mesh.spool.frame import Owner
-from mesh.spool.sight import look
+from mesh.spool.view.extract import Extracted, Wanted, extract
+from mesh.spool.view.findings import Finding
+from mesh.spool.view.sight import look
 from schemas.messages import Epoch, Event, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk

@@ -8,9 +8,9 @@ import pytest
 from mesh.spool import batch as batches
 from mesh.spool.batch import Labels
 from mesh.spool.frame import HEADER_BYTES, Owner, pack
-from mesh.spool.inspection import INSPECTED_BYTES_MAX, FileKind, Inspection, inspect
 from mesh.spool.journal import Journal, journal_path
-from mesh.spool.stretch import Stretch
+from mesh.spool.view.inspection import INSPECTED_BYTES_MAX, FileKind, Inspection, inspect
+from mesh.spool.view.stretch import Stretch
 from schemas import wire
 from schemas.errors import Refused, RefusedBecause
 from schemas.messages import BatchHeader, Epoch, Lane

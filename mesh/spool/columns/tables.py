@@ -1,7 +1,7 @@
 """A table: records as numbers in templates, one grid of bytes for each template. Pure.
 
-Records that have the same template (``mesh.spool.templates``) are rows of one grid. A *column* is
-the numbers of some slots in the order of their records, across grids.
+Records that have the same template (``mesh.spool.columns.templates``) are rows of one grid. A
+*column* is the numbers of some slots in the order of their records, across grids.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mesh.spool.chunks import Words
-from mesh.spool.templates import SLOTS_MAX, Slot, Template, Unknown, template
+from mesh.spool.columns.chunks import Words
+from mesh.spool.columns.templates import SLOTS_MAX, Slot, Template, Unknown, template
 
 __all__ = ["Part", "Table", "blank", "joined", "tabulate"]
 

@@ -16,9 +16,9 @@ from mesh.ports import Disk
 from mesh.spool import shelf, store
 from mesh.spool.batch import Batch, parse
 from mesh.spool.frame import Whole
-from mesh.spool.picture import Picture, take
 from mesh.spool.shelf import Sealed
 from mesh.spool.store import Survey
+from mesh.spool.view.picture import Picture, take
 from schemas.errors import Overloaded, Refused, RefusedBecause, StoreUnusable
 from schemas.limits import BATCH_BYTES_MAX
 from schemas.messages import Epoch, Lane

@@ -18,7 +18,7 @@ from typing import Final
 
 from mesh.spool import batch as batches
 from mesh.spool.frame import Owner, chain
-from mesh.spool.stretch import Stretch, first_owner, stretches
+from mesh.spool.view.stretch import Stretch, first_owner, stretches
 from schemas import wire
 from schemas.errors import Damaged, Refused, RefusedBecause
 from schemas.limits import (

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.spool import chunks, columns
-from mesh.spool.templates import SLOTS_MAX, template
-from mesh.spool.varints import unsigned
+from mesh.spool.columns import body as columns
+from mesh.spool.columns import chunks
+from mesh.spool.columns.templates import SLOTS_MAX, template
+from mesh.spool.columns.varints import unsigned
 from schemas import wire
 from schemas.errors import Refused, RefusedBecause
 from schemas.limits import BATCH_RAW_BYTES_MAX
 from schemas.messages import Event, Severity
-from tests.spool.numbers import BITS, RECORDS, float_of, metric, reading
+from tests.spool.columns.numbers import BITS, RECORDS, float_of, metric, reading
 
 Because = RefusedBecause
 _DICE = random.Random(1)

@@ -8,11 +8,11 @@ from random import Random
 import pytest
 
 from mesh.ports import DiskFile, OpenMode
-from mesh.spool.onlooker import ReadOnlyDisk
-from mesh.spool.picture import take
-from mesh.spool.sight import look
 from mesh.spool.spool import Spool
-from mesh.spool.verdict import examine
+from mesh.spool.view.onlooker import ReadOnlyDisk
+from mesh.spool.view.picture import take
+from mesh.spool.view.sight import look
+from mesh.spool.view.verdict import examine
 from schemas.errors import DiskReadOnly, Overloaded, StoreUnusable
 from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges

@@ -27,7 +27,7 @@ from pcodec import (  # type: ignore[import-untyped]  # it publishes no types; h
     wrapped,
 )
 
-from mesh.spool.varints import Source, signed, unsigned
+from mesh.spool.columns.varints import Source, signed, unsigned
 from schemas.errors import Refused, RefusedBecause
 
 __all__ = ["HEAD", "Floats", "Reader", "Words", "write", "write_floats"]

@@ -15,7 +15,7 @@ from mesh.spool.batch import COLUMN_RECORDS_MIN, Labels
 from mesh.spool.frame import FrameHeader
 from mesh.spool.packing import Packer, pack_run
 from schemas.messages import Codec, Lane
-from tests.spool.numbers import framed, reading
+from tests.spool.columns.numbers import framed, reading
 
 LABELS = Labels("hall", "pump", "eu", "acme")
 RECORDS = [reading(n, {"a": n / 8, "b": float(n % 5)}) for n in range(200)]

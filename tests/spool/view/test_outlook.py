@@ -6,10 +6,10 @@ import random
 import pytest
 
 from mesh.spool import store
-from mesh.spool.outlook import Outlook, outlook
 from mesh.spool.settings import DEFAULT_LANES
-from mesh.spool.sight import look
 from mesh.spool.spool import SpoolStatus
+from mesh.spool.view.outlook import Outlook, outlook
+from mesh.spool.view.sight import look
 from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk

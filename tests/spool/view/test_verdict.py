@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from mesh.spool import cursor, store
-from mesh.spool.findings import Grade
 from mesh.spool.frame import HEADER_BYTES
-from mesh.spool.verdict import Step, Verdict, examine
+from mesh.spool.view.findings import Grade
+from mesh.spool.view.verdict import Step, Verdict, examine
 from schemas.errors import StoreUnusable
 from schemas.limits import CURSOR_BYTES_MAX
 from schemas.messages import Lane

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.spool import chunks, decimals, series
-from mesh.spool.chunks import HEAD, Reader
-from mesh.spool.decimals import Fixed, Ranks
-from mesh.spool.varints import Source, signed, unsigned
+from mesh.spool.columns import chunks, decimals, series
+from mesh.spool.columns.chunks import HEAD, Reader
+from mesh.spool.columns.decimals import Fixed, Ranks
+from mesh.spool.columns.varints import Source, signed, unsigned
 from schemas.errors import Refused, RefusedBecause
-from tests.spool.numbers import BITS
+from tests.spool.columns.numbers import BITS
 
 _INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from mesh.ports import Disk, DiskFile, OpenMode
 from mesh.spool import cursor, journal, shelf
-from mesh.spool.onlooker import ReadOnlyDisk, ReadOnlyFile
+from mesh.spool.view.onlooker import ReadOnlyDisk, ReadOnlyFile
 from schemas.errors import DiskFailed, Overloaded
 from schemas.limits import CURSOR_BYTES_MAX, KIB
 

@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mesh.spool.chunks import Floats, Words
+from mesh.spool.columns.chunks import Floats, Words
 from schemas.errors import Refused, RefusedBecause
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The shelves of a spool, judged batch by batch, and the chains that lead through them.
 
-See ``mesh.spool.verdict``. One batch is in memory at a time.
+See ``mesh.spool.view.verdict``. One batch is in memory at a time.
 """
 
 import re
@@ -10,10 +10,10 @@ from typing import Final
 
 from mesh.spool import batch as batches
 from mesh.spool import shelf
-from mesh.spool.findings import Finding, Grade
 from mesh.spool.journal import journal_path
 from mesh.spool.shelf import Sealed
-from mesh.spool.sight import Sight
+from mesh.spool.view.findings import Finding, Grade
+from mesh.spool.view.sight import Sight
 from schemas.errors import DiskFailed, Refused
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges

@@ -3,7 +3,7 @@
 It begins with a byte, the way in its low half; 16 is added where exceptions follow it::
 
     0 floats    a chunk of floats: what prints with all its digits
-    1 fixed     u8 places, a chunk of integers               (``mesh.spool.decimals``)
+    1 fixed     u8 places, a chunk of integers               (``mesh.spool.columns.decimals``)
     2 ranks     u8 digits, signed exponent, a chunk of integers
     3 choice    unsigned count, a series of the distinct values from the smallest, a chunk of which
                 it is: a valve that stands in one of six places
@@ -19,9 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from mesh.spool import chunks, decimals
-from mesh.spool.chunks import Reader, Words
-from mesh.spool.decimals import (
+from mesh.spool.columns import chunks, decimals
+from mesh.spool.columns.chunks import Reader, Words
+from mesh.spool.columns.decimals import (
     DIGITS_MAX,
     EXPONENT_MAX,
     PLACES_MAX,
@@ -29,7 +29,7 @@ from mesh.spool.decimals import (
     Fixed,
     Ranks,
 )
-from mesh.spool.varints import Source, signed, unsigned
+from mesh.spool.columns.varints import Source, signed, unsigned
 from schemas.errors import Refused, RefusedBecause
 
 __all__ = ["read", "write"]

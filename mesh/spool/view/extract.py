@@ -11,10 +11,10 @@ from typing import Final
 from mesh.spool import batch as batches
 from mesh.spool import shelf
 from mesh.spool.commit import Located
-from mesh.spool.findings import Finding, Grade
 from mesh.spool.journal import journal_path
 from mesh.spool.shelf import Sealed
-from mesh.spool.sight import Sight
+from mesh.spool.view.findings import Finding, Grade
+from mesh.spool.view.sight import Sight
 from schemas import wire
 from schemas.errors import DiskFailed, Refused
 from schemas.limits import SEQ_MAX

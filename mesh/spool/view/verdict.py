@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mesh.ports import Disk
-from mesh.spool import journal_check, shelf_check
-from mesh.spool.findings import Finding, Grade
-from mesh.spool.sight import Sight, look
+from mesh.spool.view import journal_check, shelf_check
+from mesh.spool.view.findings import Finding, Grade
+from mesh.spool.view.sight import Sight, look
 from schemas.errors import Damaged, Refused, RefusedBecause, StoreUnusable
 from schemas.limits import RANGES_MAX
 

@@ -20,7 +20,7 @@ from mesh.spool.lane import LaneSettings
 from mesh.spool.recovery import LaneFound
 from mesh.spool.retention import Shelf, plan
 from mesh.spool.shelf import Sealed
-from mesh.spool.sight import Sight
+from mesh.spool.view.sight import Sight
 from schemas.errors import DiskFailed, Refused
 from schemas.messages import BatchHeader, Epoch, Instant, Lane
 from schemas.ranges import Ranges

@@ -1,7 +1,7 @@
 """Columns: records whose numbers stand apart from their words, number by number. Pure.
 
 The body of a batch of metrics or readings. A record is a template and numbers
-(``mesh.spool.templates``); templates are kept once, numbers as columns::
+(``mesh.spool.columns.templates``); templates are kept once, numbers as columns::
 
     u8       version, 1
     u8       length of what pcodec wants to be told first, and that
@@ -26,11 +26,11 @@ from typing import Final
 
 import numpy as np
 
-from mesh.spool import chunks, series
-from mesh.spool.chunks import HEAD, Reader, Words
-from mesh.spool.tables import Part, Table, blank, joined, tabulate
-from mesh.spool.templates import SLOTS_MAX, Template, Unknown, template
-from mesh.spool.varints import Source, unsigned
+from mesh.spool.columns import chunks, series
+from mesh.spool.columns.chunks import HEAD, Reader, Words
+from mesh.spool.columns.tables import Part, Table, blank, joined, tabulate
+from mesh.spool.columns.templates import SLOTS_MAX, Template, Unknown, template
+from mesh.spool.columns.varints import Source, unsigned
 from schemas.errors import Refused, RefusedBecause
 from schemas.limits import BATCH_RAW_BYTES_MAX
 

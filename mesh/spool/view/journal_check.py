@@ -1,6 +1,6 @@
 """The journals and the cursor of a spool, judged. Pure over what was seen.
 
-See ``mesh.spool.verdict``.
+See ``mesh.spool.view.verdict``.
 """
 
 import struct
@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mesh.spool import cursor
-from mesh.spool.findings import Finding, Grade
-from mesh.spool.inspection import Inspection, inspect
 from mesh.spool.journal import FOLDER, JournalContent, journal_path
 from mesh.spool.shelf import FOLDER as SHELVES
-from mesh.spool.sight import Sight
-from mesh.spool.stretch import Stretch
+from mesh.spool.view.findings import Finding, Grade
+from mesh.spool.view.inspection import Inspection, inspect
+from mesh.spool.view.sight import Sight
+from mesh.spool.view.stretch import Stretch
 from schemas import wire
 from schemas.errors import Refused
 from schemas.limits import CURSOR_BYTES_MAX

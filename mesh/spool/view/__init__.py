@@ -1,0 +1,1 @@
+"""Looking at a spool without owning it: nothing here locks, writes or waits for the owner."""
