@@ -99,9 +99,11 @@ class Backlog:
         """
         before = self.released
         self.released = bounded(before | numbers)
+        new = (self.released - before).spans
+        # All are counted before any piece goes: several spans may lie in one piece.
+        self.records -= sum(self._held(*span) for span in new)
         gone: list[Sealed] = []
-        for start, stop in (self.released - before).spans:
-            self.records -= self._held(start, stop)
+        for start, stop in new:
             gone += self._release_sealed(start, stop)
             self._release_fresh(start, stop)
         return tuple(gone)

@@ -64,7 +64,8 @@ COLUMN_RECORDS_MIN: Final = 16
 _COLUMN_LANES: Final = frozenset((Lane.METRICS, Lane.READINGS))
 _MAGIC: Final = b"HFba"
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<4sB3xII")
+_HEAD: Final = struct.Struct("<4sB3sII")
+_RESERVED: Final = bytes(3)
 _LEVEL: Final = 3
 
 
@@ -163,7 +164,7 @@ def pack(
         tenant=labels.tenant,
     )
     head = wire.encode(header)
-    data = _HEAD.pack(_MAGIC, _VERSION, len(head), zlib.crc32(head)) + head + body
+    data = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head + body
     return Batch(header, data, body)
 
 
@@ -191,7 +192,9 @@ def parse(data: bytes) -> Batch:
         raise Refused(RefusedBecause.TOO_LARGE, f"{len(data)} bytes, at most {BATCH_BYTES_MAX}")
     if len(data) < _HEAD.size or data[:4] != _MAGIC:
         raise Refused(RefusedBecause.MALFORMED, f"{len(data)} bytes that do not begin as a batch")
-    _, version, size, crc = _HEAD.unpack_from(data)
+    _, version, reserved, size, crc = _HEAD.unpack_from(data)
+    if reserved != _RESERVED:
+        raise Refused(RefusedBecause.MALFORMED, f"reserved bytes {reserved.hex()}, not zero")
     if version != _VERSION:
         raise Refused(RefusedBecause.BAD_VERSION, f"batch version {version}, known is {_VERSION}")
     head = data[_HEAD.size : _HEAD.size + size]

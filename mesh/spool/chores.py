@@ -100,7 +100,8 @@ class Chores:
         self._closed_at: dict[int, float] = {}
         self._ages: dict[tuple[Epoch, Lane], tuple[Sealed, int]] = {}
         self._free_bytes: int | None = None
-        self._spare_bytes = 0
+        self._spares_known = False
+        self._spare_names = journal.spare_names(settings.spares_max)
         self._due = asyncio.Event()
         self._due.set()
         self.linked = False
@@ -122,8 +123,7 @@ class Chores:
         backlogs = [state.backlog for _, _, state in self._states()]
         shelved = sum(backlog.sealed_bytes for backlog in backlogs)
         journals = [self._pump.journal_allocated, *self._pump.closed_journals.values()]
-        if self._pump.spare:
-            journals.append(self._spare_bytes)
+        journals += self._pump.spares.values()
         return shelved + sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in journals)
 
     def bytes_max(self) -> int:
@@ -353,26 +353,33 @@ class Chores:
             raise DiskFailed(f"journal {number} stays: a loss could not be stated")
 
     async def _retire(self, number: int) -> None:
-        """Removes a journal of which nothing is pending, or keeps its blocks for the next one."""
+        """Removes a journal of which nothing is pending, or keeps its blocks for a later one."""
         await self.flush()
-        reuse = number in self._pump.reusable and not self._pump.spare
-        size = await self._in_worker(journal.retire, self._resources.disk, number, reuse=reuse)
+        names = [name for name in self._spare_names if name not in self._pump.spares]
+        spare = names[0] if names and number in self._pump.reusable else ""
+        size = await self._in_worker(journal.retire, self._resources.disk, number, spare)
         del self._pump.closed_journals[number]
         self._pump.reusable.discard(number)
         self._closed_at.pop(number, None)
-        if reuse and size >= self._settings.spare_bytes:
-            self._pump.spare, self._spare_bytes = True, size
+        if size:
+            self._pump.spares[spare] = size
 
     async def _keep_spare(self) -> None:
         """Sees to it that there is a spare, which is also the reserve of a full disk."""
-        if self._pump.spare or not self._pump.journal:
+        if self._pump.spares or not self._pump.journal:
             return
+        if not self._spares_known:
+            found = await self._in_worker(journal.spares, self._resources.disk)
+            self._pump.spares |= found
+            self._spares_known = True
+            if found:
+                return
         # A full disk has none to give; what is evicted or released gives one later.
         with suppress(DiskFailed):
             size = await self._in_worker(
                 journal.make_spare, self._resources.disk, self._settings.spare_bytes
             )
-            self._pump.spare, self._spare_bytes = True, size
+            self._pump.spares[journal.SPARE] = size
 
     # --- giving up ---------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ writer knows the chains; the spool knows everything else and hands it over with 
 values, so the two share nothing.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from mesh.ports import Disk
@@ -28,17 +30,16 @@ __all__ = ["Committed", "Entry", "Group", "Located", "Standing", "Writer"]
 _NO_HEADER: Final = bytes(HEADER_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Consecutive records of one lane, numbered from ``first``."""
+class Entry(NamedTuple):
+    """Consecutive records of one lane, numbered from ``first``; how many bytes they are."""
 
     lane: Lane
     first: int
     records: Sequence[bytes]
+    size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What a journal's header says of a lane beside its mark."""
 
     reserved: int
@@ -56,7 +57,7 @@ class Group:
         standing: how each lane stands, for the header of a new journal.
         reserve: numbers to reserve with this group; empty for none.
         rotate: whether to begin a new journal first.
-        spare: whether there is a spare to begin it in.
+        spare: the spare to begin it in; empty for none.
         mono_ns: the time of the commit on the monotonic clock; ``at`` has the running time.
         close: whether this is the last group of this life.
     """
@@ -67,7 +68,7 @@ class Group:
     reserve: Mapping[Lane, int]
     rotate: bool = False
     close: bool = False
-    spare: bool = False
+    spare: str = ""
     mono_ns: int = 0
 
 
@@ -247,16 +248,15 @@ class _Cut(NamedTuple):
 def _cut(entry: Entry) -> list[_Cut]:
     """Cuts records into frames, within the bounds of a frame."""
     records = entry.records
-    whole = sum(map(len, records))
-    if whole <= FRAME_BODY_BYTES_MAX and len(records) <= RECORDS_PER_FRAME_MAX:
-        return [_Cut(entry.first, records, whole)]
+    if entry.size <= FRAME_BODY_BYTES_MAX and len(records) <= RECORDS_PER_FRAME_MAX:
+        return [_Cut(entry.first, records, entry.size)]
+    ends = list(accumulate(map(len, records)))
     cuts: list[_Cut] = []
-    start = size = 0
-    for index, record in enumerate(records):
-        full = size + len(record) > FRAME_BODY_BYTES_MAX or index - start == RECORDS_PER_FRAME_MAX
-        if full:
-            cuts.append(_Cut(entry.first + start, records[start:index], size))
-            start, size = index, 0
-        size += len(record)
-    cuts.append(_Cut(entry.first + start, records[start:], size))
+    start = done = 0
+    while start < len(records):
+        stop = bisect_right(ends, done + FRAME_BODY_BYTES_MAX, lo=start)
+        stop = min(stop, start + RECORDS_PER_FRAME_MAX)
+        assert stop > start, "a record fits into a frame"
+        cuts.append(_Cut(entry.first + start, records[start:stop], ends[stop - 1] - done))
+        start, done = stop, ends[stop - 1]
     return cuts

@@ -19,13 +19,14 @@ Why one file for all lanes: five files, each synced, cost 6.6 times one.
 Crash safety. A journal counts only once its head is synced and its name is durable in the folder:
 only then is the first frame written. Its header holds where each lane stands, so the newest journal
 alone tells all numbers. A file whose blocks are written already syncs in two thirds of the time, so
-a journal that nobody needs any more is kept as ``journal/spare``, and the next one begins in it:
-its head is written and synced there, then it is renamed. What it held before lies behind the end,
-and names another journal. The spare is also the reserve of a full disk: a loss can be stated in it
-without a new block. After a failed sync a file is never synced again, since the kernel may have
-dropped what it could not write and would then report success (Rebello et al., "Can Applications
-Recover from fsync Failures?", USENIX ATC 2020); the group goes to a new file. So the same frame may
-stand in two journals; both copies are the same bytes, and either will do.
+journals that nobody needs any more are kept as ``journal/spare``, ``journal/spare1`` and so on, and
+the next one begins in one of them: its head is written and synced there, then it is renamed. What
+it held before lies behind the end, and names another journal. The spare is also the reserve of a
+full disk: a loss can be stated in it without a new block. After a failed sync a file is never
+synced again, since the kernel may have dropped what it could not write and would then report
+success (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020); the
+group goes to a new file. So the same frame may stand in two journals; both copies are the same
+bytes, and either will do.
 """
 
 import struct
@@ -59,13 +60,17 @@ __all__ = [
     "read",
     "read_header",
     "retire",
+    "spare_names",
+    "spares",
 ]
 
 FOLDER: Final = "journal"
 SPARE: Final = "journal/spare"
+"""The first of them; others have a digit behind it."""
 _MAGIC: Final = b"HFjr"
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<4sB3xII")
+_HEAD: Final = struct.Struct("<4sB3sII")
+_RESERVED: Final = bytes(3)
 _NAME_DIGITS: Final = 16
 _SECTOR_BYTES: Final = 4096
 END: Final = bytes(16)
@@ -99,13 +104,14 @@ class Journal:
         return max(self._allocated, self.size + len(END))
 
     @classmethod
-    def create(cls, disk: Disk, header: JournalHeader, *, spare: bool = False) -> "Journal":
+    def create(cls, disk: Disk, header: JournalHeader, *, spare: str = "") -> "Journal":
         """Begins a new journal; durable, with its name, on return.
 
         Args:
             disk: where the spool lives.
             header: what it begins with.
-            spare: whether to begin it in the spare, which is then no longer there, come what may.
+            spare: in which spare to begin it, which is then no longer there, come what may; empty
+                for a new file.
 
         Raises:
             DiskFailed: it was not begun; a useless file may be left, which ``read`` will say, but
@@ -113,16 +119,16 @@ class Journal:
         """
         head = wire.encode(header)
         assert len(head) <= JOURNAL_HEADER_BYTES_MAX, "what a header explains is bounded"
-        data = _HEAD.pack(_MAGIC, _VERSION, len(head), zlib.crc32(head)) + head
+        data = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head
         path = journal_path(header.number)
-        written = SPARE if spare else path
+        written = spare or path
         file = disk.open(written, "update" if spare else "create")
         try:
             file.write(data + END, 0)
             file.sync()
             allocated = file.size()
             if spare:
-                disk.rename(SPARE, path)
+                disk.rename(spare, path)
             disk.sync_directory(FOLDER)
         except BaseException:
             file.close()
@@ -156,6 +162,17 @@ class Journal:
         self._file.close()
 
 
+def spare_names(count: int) -> list[str]:
+    """The names of so many spares."""
+    return [SPARE, *(f"{SPARE}{n}" for n in range(1, count))]
+
+
+def spares(disk: Disk) -> dict[str, int]:
+    """The spares that there are, and their sizes."""
+    names = [f"{FOLDER}/{name}" for name in disk.list(FOLDER)]
+    return {name: disk.size(name) for name in names if name.startswith(SPARE)}
+
+
 def make_spare(disk: Disk, size: int) -> int:
     """Sees to it that there is a spare of at least ``size`` bytes, all of them allocated.
 
@@ -187,26 +204,26 @@ def make_spare(disk: Disk, size: int) -> int:
     return size
 
 
-def retire(disk: Disk, number: int, *, reuse: bool) -> int:
-    """Removes a journal that nobody needs any more, or keeps its blocks as the spare.
+def retire(disk: Disk, number: int, spare: str = "") -> int:
+    """Removes a journal that nobody needs any more, or keeps its blocks as a spare.
 
     Its old name is durably gone before it can be written to again.
 
     Args:
         disk: where the spool lives.
         number: of the journal.
-        reuse: whether no sync of it ever failed, and a spare is wanted.
+        spare: as which spare to keep it; empty for not at all. No sync of it may ever have failed.
 
     Returns:
         How long the spare is; 0 where the journal was removed.
     """
     path = journal_path(number)
-    if not reuse:
+    if not spare:
         disk.unlink(path)
         return 0
     try:
         size = disk.size(path)
-        disk.rename(path, SPARE)
+        disk.rename(path, spare)
     except FileNotFoundError:
         return 0
     disk.sync_directory(FOLDER)
@@ -341,9 +358,10 @@ def _read_head(
 def _parse_head(data: bytes) -> tuple[JournalHeader | None, int]:
     if len(data) < _HEAD.size:
         return None, 0
-    magic, version, size, crc = _HEAD.unpack_from(data)
+    magic, version, reserved, size, crc = _HEAD.unpack_from(data)
     head = data[_HEAD.size : _HEAD.size + size]
-    if magic != _MAGIC or version != _VERSION or zlib.crc32(head) != crc:
+    known = (magic, version, reserved) == (_MAGIC, _VERSION, _RESERVED)
+    if not known or zlib.crc32(head) != crc:
         return None, 0
     try:
         header = wire.decode_as(JournalHeader, head)

@@ -105,6 +105,7 @@ class LaneState:
     statement: int
     chain: bytes
     waiting: list[bytes] = field(default_factory=list)
+    waiting_bytes: int = 0
     unrecorded: int = 0
     short_of: int = 0
     refuses: str = ""
@@ -125,27 +126,18 @@ class LaneState:
             found.mark.chain,
         )
 
-    def take(self, records: list[bytes], size: int) -> int:
-        """Numbers records and lets them wait; returns the first number."""
-        first = self.next_seq
-        self.next_seq += len(records)
-        self.waiting += records
-        self._appended_bytes += size
-        return first
-
-    def hand_over(self, lane: Lane, stop: int) -> tuple[Entry | None, int]:
-        """Takes what waits below ``stop`` as an entry of a group; and how many bytes that is."""
-        taken = self.waiting
-        if not taken:
-            return None, 0
+    def hand_over(self, lane: Lane, stop: int) -> Entry | None:
+        """Takes what waits below ``stop`` as an entry of a group."""
+        taken, size = self.waiting, self.waiting_bytes
         first = self.next_seq - len(taken)
         if stop == self.next_seq:
             self.waiting = []
         else:
             taken, self.waiting = taken[: stop - first], taken[stop - first :]
-        if not taken:
-            return None, 0
-        return Entry(lane, first, taken), sum(map(len, taken))
+            size = sum(map(len, taken))
+        self.waiting_bytes -= size
+        self._appended_bytes += size
+        return Entry(lane, first, taken, size) if taken else None
 
     def wanted_reservation(self) -> int:
         """The number up to which to reserve now; 0 while half of it, and what fell short, is left.

@@ -114,8 +114,8 @@ class Pump:
         self.closed_journals = journals
         self.reusable: set[int] = set()
         """Of these, the ones of which no sync ever failed."""
-        self.spare = False
-        """Whether there is a spare; whoever makes one says so."""
+        self.spares: dict[str, int] = {}
+        """The spares that are there, and their sizes; whoever makes one says so."""
         self.degraded = ""
 
     def append(self, lane: Lane, records: list[bytes], *, awaited: bool = True) -> Appended:
@@ -123,23 +123,27 @@ class Pump:
         state = self._lanes[lane]
         count = len(records)
         size = sum(map(len, records)) if count > 1 else len(records[0])
+        first = state.next_seq
+        waiting = self._waiting_bytes + size
+        gathered = self._gathered_bytes + size
         if (
             self._shut
             or state.refuses
             or size > RECORD_BYTES_MAX
-            or state.next_seq + count > state.reserved
-            or self._waiting_bytes + size > PENDING_BYTES_MAX
+            or first + count > state.reserved
+            or waiting > PENDING_BYTES_MAX
         ):
             self._check(lane, state, records, size)
-        if self._gathered_bytes and self._gathered_bytes + size > COMMIT_GROUP_BYTES_MAX:
+        if gathered > COMMIT_GROUP_BYTES_MAX:
             self._cut()
-        first = state.take(records, size)
-        self._waiting_bytes += size
-        self._gathered_bytes += size
-        if not awaited:
-            self._wake(state.settings.linger_seconds)
-        elif not self._urgent:
-            self._wake(_AT_ONCE)
+            gathered = size
+        state.next_seq = first + count
+        state.waiting += records
+        state.waiting_bytes += size
+        self._waiting_bytes = waiting
+        self._gathered_bytes = gathered
+        if not (awaited and self._urgent):
+            self._wake(_AT_ONCE if awaited else state.settings.linger_seconds)
         return Appended(self._epoch, first, count, self._settled)
 
     def _check(self, lane: Lane, state: LaneState, records: list[bytes], size: int) -> None:
@@ -247,10 +251,9 @@ class Pump:
     def _next_group(self, marks: Mapping[Lane, int]) -> Group:
         entries = []
         for lane, state in self._lanes.items():
-            entry, size = state.hand_over(lane, marks[lane])
-            if entry is not None:
+            if state.waiting and (entry := state.hand_over(lane, marks[lane])) is not None:
                 entries.append(entry)
-                self._waiting_bytes -= size
+                self._waiting_bytes -= entry.size
         rotate = self._rotate or self.journal_bytes >= self._journal_bytes_max
         closing = self._closing and not any(state.waiting for state in self._lanes.values())
         reserve = {}
@@ -264,7 +267,9 @@ class Pump:
         self._rotate = False
         now = self._resources.clock.now()
         at = Instant(now.wall_ns, now.mono_ns + self.running_offset_ns, now.trusted)
-        return Group(at, entries, standing, reserve, rotate, closing, self.spare, now.mono_ns)
+        # The largest, since what is written over costs a third less than what grows.
+        spare = max(self.spares, key=self.spares.__getitem__, default="")
+        return Group(at, entries, standing, reserve, rotate, closing, spare, now.mono_ns)
 
     def _after_commit(
         self,
@@ -297,7 +302,7 @@ class Pump:
         for lane, frames in by_lane.items():
             self._lanes[lane].backlog.add(frames)
         if committed.journal != self.journal:
-            self.spare = self.spare and not group.spare
+            self.spares.pop(group.spare, None)
             self.journal_since_ns = group.at.mono_ns
             if self.journal:
                 self.closed_journals[self.journal] = self.journal_allocated
@@ -312,7 +317,7 @@ class Pump:
         for entry in group.entries:
             numbers = Ranges(((entry.first, entry.first + len(entry.records)),))
             self._lanes[entry.lane].explain(Explained.SHED, numbers)
-        self.spare = self.spare and not group.spare
+        self.spares.pop(group.spare, None)
         if not self.degraded:
             self.degraded = str(failure) or repr(failure)
             self._shut = True

@@ -8,10 +8,11 @@ the interpreter, so none of this delays a decision.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from mesh.ports import Disk
+from mesh.ports import Disk, DiskFile
 from mesh.spool import batch, shelf
 from mesh.spool.backlog import runs
 from mesh.spool.batch import Batch, Labels
@@ -67,10 +68,7 @@ def pack(
     try:
         for item in frames:
             header = item.frame.header
-            try:
-                body = file.read(item.frame.body_offset, header.body_bytes)
-            except DiskFailed:
-                body = b""
+            body = _read(file, item.frame.body_offset, header.body_bytes)
             if header.verifies(body):
                 whole.append(item)
                 bodies[header.first] = body
@@ -84,6 +82,14 @@ def pack(
         headers = [item.frame.header for item in run]
         batches.append(make(labels, headers, [bodies[header.first] for header in headers]))
     return Packed(tuple(batches), tuple(damaged))
+
+
+def _read(file: DiskFile, offset: int, size: int) -> bytes:
+    """Reads, and once more where the medium failed: many a bad read is gone the second time."""
+    for _ in range(2):
+        with suppress(DiskFailed):
+            return file.read(offset, size)
+    return b""
 
 
 def seal(

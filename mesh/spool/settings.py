@@ -18,19 +18,18 @@ _AT_ONCE: Final = 0.0
 _RIDES_ALONG: Final = 1.0
 _FEW: Final = 4096
 
-_DAY_SECONDS: Final = 86_400.0
-
 DEFAULT_LANES: Final[Mapping[Lane, LaneSettings]] = {
     Lane.ACCOUNT: LaneSettings(_AT_ONCE, _FEW, 16 * MIB),
     Lane.ALARMS: LaneSettings(_AT_ONCE, _FEW, 64 * MIB, when_full=WhenFull.REFUSE),
     Lane.DECISIONS: LaneSettings(0.005, NUMBERS_RESERVED),
     Lane.EVENTS: LaneSettings(_AT_ONCE, _FEW, 128 * MIB),
-    Lane.METRICS: LaneSettings(_RIDES_ALONG, _FEW, 256 * MIB, 90 * _DAY_SECONDS),
-    Lane.READINGS: LaneSettings(_RIDES_ALONG, NUMBERS_RESERVED, 512 * MIB, 90 * _DAY_SECONDS),
-    Lane.LOGS: LaneSettings(_RIDES_ALONG, _FEW, 128 * MIB, 30 * _DAY_SECONDS),
+    Lane.METRICS: LaneSettings(_RIDES_ALONG, _FEW, 256 * MIB),
+    Lane.READINGS: LaneSettings(_RIDES_ALONG, NUMBERS_RESERVED, 512 * MIB),
+    Lane.LOGS: LaneSettings(_RIDES_ALONG, _FEW, 128 * MIB),
 }
 """For a card of 4 GB, of which a spool takes 1 GiB: decisions may have all of it, each of the
-others a part, and what only helps to understand goes first."""
+others a part, and what only helps to understand goes first. None is given up for its age: an
+outage of months is what a spool is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,7 @@ class SpoolSettings:
         journal_seconds_max: so is one that is so old, in running time.
         release_seconds: how long a closed journal waits for its release while a link is up, before
             it is sealed.
+        spares_max: how many journals that nobody needs any more are kept for later ones.
         spare_bytes: what is kept allocated for the next journal; the reserve of a full disk.
         headroom_bytes: what the spool leaves free on the file system, giving up what it may.
     """
@@ -55,6 +55,7 @@ class SpoolSettings:
     journal_bytes_max: int = JOURNAL_BYTES_MAX
     journal_seconds_max: float = 3600.0
     release_seconds: float = 10.0
+    spares_max: int = 3
     spare_bytes: int = SPARE_BYTES_MIN
     headroom_bytes: int = 2 * JOURNAL_BYTES_MAX
 

@@ -124,14 +124,12 @@ def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> Batch:
         Damaged: the medium does not give it back, or something else stands there.
         DiskFailed: it cannot be opened now, which says nothing about what it holds.
     """
-    path = batch_path(lane, epoch, item.first, item.stop)
-    file = disk.open(path, "read")
     try:
-        found = parse(file.read(0, BATCH_BYTES_MAX + 1))
-    except (DiskFailed, Refused) as failure:
-        raise Damaged(f"{path}: {failure}") from failure
-    finally:
-        file.close()
+        found = _parsed(disk, lane, epoch, item)
+    except Damaged:
+        # Many a bad read is gone the second time; a loss that is stated never is.
+        found = _parsed(disk, lane, epoch, item)
+    path = batch_path(lane, epoch, item.first, item.stop)
     header = found.header
     if (header.lane, header.epoch, header.first, header.last + 1) != (
         *(lane, epoch),
@@ -139,6 +137,17 @@ def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> Batch:
     ):
         raise Damaged(f"{path}: the batch {header} stands there")
     return found
+
+
+def _parsed(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> Batch:
+    path = batch_path(lane, epoch, item.first, item.stop)
+    file = disk.open(path, "read")
+    try:
+        return parse(file.read(0, BATCH_BYTES_MAX + 1))
+    except (DiskFailed, Refused) as failure:
+        raise Damaged(f"{path}: {failure}") from failure
+    finally:
+        file.close()
 
 
 def clear(disk: Disk, lane: Lane, epoch: Epoch, items: Iterable[Sealed]) -> None:

@@ -66,7 +66,8 @@ _STORE: Final = "STORE"
 _NEW: Final = "STORE.new"
 _MAGIC: Final = b"HFst"
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<4sB3xII")
+_HEAD: Final = struct.Struct("<4sB3sII")
+_RESERVED: Final = bytes(3)
 
 
 def identity(disk: Disk) -> StoreIdentity | None:
@@ -88,9 +89,9 @@ def identity(disk: Disk) -> StoreIdentity | None:
         file.close()
     if len(data) < _HEAD.size or data[:4] != _MAGIC:
         raise Damaged(f"STORE: {len(data)} bytes that do not begin as a STORE")
-    _, version, size, crc = _HEAD.unpack_from(data)
+    _, version, reserved, size, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size : _HEAD.size + size]
-    if len(body) != size or zlib.crc32(body) != crc:
+    if reserved != _RESERVED or len(body) != size or zlib.crc32(body) != crc:
         raise Damaged("STORE: it does not match its checksum")
     if version != _VERSION:
         raise _of_another_version(f"version {version}")
@@ -147,7 +148,7 @@ def write(disk: Disk, store: StoreIdentity) -> None:
     disk.unlink(_NEW)
     file = disk.open(_NEW, "create")
     try:
-        file.write(_HEAD.pack(_MAGIC, _VERSION, len(body), zlib.crc32(body)) + body, 0)
+        file.write(_HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(body), zlib.crc32(body)) + body, 0)
         file.sync()
     finally:
         file.close()

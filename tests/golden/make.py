@@ -33,15 +33,19 @@ BATCH_RECORDS = [RECORDS[:2], RECORDS[2:]]
 _AT = Instant(1_767_225_600_000_000_000, 5_000_000_000)
 
 
+def _entry(lane: Lane, first: int, records: list[bytes]) -> Entry:
+    return Entry(lane, first, records, sum(map(len, records)))
+
+
 def _journal() -> bytes:
     disk = SimDisk()
     disk.make_directory("journal")
     writer = Writer(disk, OWNER, {}, 41)
     standing = {Lane.EVENTS: Standing(64, {"void": Ranges(((1, 3),))}, 7)}
-    entries = [Entry(Lane.EVENTS, 3, RECORDS[:3]), Entry(Lane.LOGS, 0, RECORDS[3:4])]
+    entries = [_entry(Lane.EVENTS, 3, RECORDS[:3]), _entry(Lane.LOGS, 0, RECORDS[3:4])]
     writer.commit(Group(_AT, entries, standing, {Lane.EVENTS: 64}))
     closing = {Lane.EVENTS: Standing(7, {}, 7)}
-    entries = [Entry(Lane.EVENTS, 6, RECORDS[4:])]
+    entries = [_entry(Lane.EVENTS, 6, RECORDS[4:])]
     writer.commit(Group(_AT, entries, closing, {}, close=True))
     return disk.contents()[journal_path(42)]
 

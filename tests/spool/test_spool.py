@@ -550,6 +550,8 @@ def test_a_loss_that_cannot_be_stated_is_not_a_loss_yet() -> None:
             async def fails() -> None:
                 for number in range(1, 60):
                     disk.faults.fail("create", times=100, path=journal.journal_path(number))
+                for spare in journal.spare_names(3):
+                    disk.faults.fail("write", times=100, path=spare)
                 await real()
 
             spool._chores._evict = fails  # type: ignore[method-assign]

@@ -42,6 +42,7 @@ SMALL = SpoolSettings(
     lanes={lane: replace(DEFAULT_LANES[lane], reserved=64) for lane in Lane},
     journal_bytes_max=1,
     spare_bytes=4096,
+    headroom_bytes=0,
 )
 """Every group rotates, and few numbers are reserved."""
 

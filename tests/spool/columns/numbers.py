@@ -43,7 +43,7 @@ def framed(
     for start in range(0, len(records), frame_records):
         part = records[start : start + frame_records]
         bodies.append(b"".join(part))
-        _, header = pack(OWNER, lane, first, len(part), bodies[-1], before, AT)
+        _, header = pack(OWNER, 1, lane, first, len(part), bodies[-1], before, AT)
         headers.append(header)
         first, before = header.stop, header.chain_after
     return headers, bodies
