@@ -20,7 +20,7 @@ from schemas.limits import CURSOR_BYTES_MAX, RANGES_MAX
 from schemas.ranges import Ranges
 from schemas.stored import Cursor
 
-__all__ = ["PATH", "bounded", "load", "prepare", "store"]
+__all__ = ["PATH", "bounded", "load", "parse", "prepare", "store"]
 
 PATH: Final = "cursor"
 _MAGIC: Final = b"HFcu"
@@ -40,7 +40,7 @@ def load(disk: Disk) -> Cursor:
         slots = [_read_slot(file, slot) for slot in (0, 1)]
     finally:
         file.close()
-    return max(map(_parse, slots), key=lambda cursor: cursor.generation)
+    return max(map(parse, slots), key=lambda cursor: cursor.generation)
 
 
 def _read_slot(file: DiskFile, slot: int) -> bytes:
@@ -101,7 +101,8 @@ def bounded(ranges: Ranges) -> Ranges:
     return Ranges(ranges.spans[:_SPANS_MAX])
 
 
-def _parse(slot: bytes) -> Cursor:
+def parse(slot: bytes) -> Cursor:
+    """What a slot says; an empty cursor, of generation 0, where it is not whole."""
     if len(slot) < _HEAD.size:
         return Cursor(0)
     magic, size, crc = _HEAD.unpack_from(slot)

@@ -57,6 +57,7 @@ __all__ = [
     "journal_path",
     "make_spare",
     "numbers",
+    "parse_head",
     "read",
     "read_header",
     "retire",
@@ -325,7 +326,7 @@ def read_header(disk: Disk, number: int) -> JournalHeader | None:
         return None
     finally:
         file.close()
-    header = _parse_head(data)[0]
+    header = parse_head(data)[0]
     return header if header is not None and header.number == number else None
 
 
@@ -349,13 +350,14 @@ def _read_head(
     data: bytes, number: int, store: bytes, epoch: Epoch
 ) -> tuple[JournalHeader | None, int]:
     """The header and where the first frame begins; no header when the file was never begun."""
-    header, offset = _parse_head(data)
+    header, offset = parse_head(data)
     if header is None or (header.number, header.store, header.epoch) != (number, store, epoch):
         return None, 0
     return header, offset
 
 
-def _parse_head(data: bytes) -> tuple[JournalHeader | None, int]:
+def parse_head(data: bytes) -> tuple[JournalHeader | None, int]:
+    """What a journal's head says, and where the first frame begins; ``None`` if it is not whole."""
     if len(data) < _HEAD.size:
         return None, 0
     magic, version, reserved, size, crc = _HEAD.unpack_from(data)

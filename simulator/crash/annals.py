@@ -1,7 +1,8 @@
 """Annals: what was said to a spool and by it, through all its lives. The plain list beside it.
 
-``Said`` notes, for one epoch, which records took which numbers, which were acknowledged and which a
-receipt released; ``Annals`` keeps one ``Said`` for each epoch.
+``Said`` notes, for one epoch, which records took which numbers and when, which were acknowledged
+and which a receipt released; ``Annals`` keeps one ``Said`` for each epoch, and the accounts that
+the next holder has taken: what they say outlives the spool.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mesh.spool.spool import Spool
 from schemas import wire
-from schemas.messages import Epoch, Event, Lane, Severity
+from schemas.messages import Account, Epoch, Event, Lane, Severity
 from schemas.ranges import Ranges
 
 __all__ = ["Annals", "Said", "Violation", "ranges", "record"]
@@ -39,6 +40,7 @@ class Said:
     acknowledged: dict[Lane, set[int]] = field(default_factory=dict)
     released: dict[Lane, set[int]] = field(default_factory=dict)
     handed_out: dict[Lane, int] = field(default_factory=dict)
+    born_ns: dict[Lane, dict[int, int]] = field(default_factory=dict)
 
     def copy(self) -> "Said":
         """The same, to go on apart."""
@@ -47,6 +49,7 @@ class Said:
             {lane: numbers.copy() for lane, numbers in self.acknowledged.items()},
             {lane: numbers.copy() for lane, numbers in self.released.items()},
             self.handed_out.copy(),
+            {lane: times.copy() for lane, times in self.born_ns.items()},
         )
 
     async def append(self, spool: Spool, lane: Lane, texts: list[str]) -> bool:
@@ -56,9 +59,22 @@ class Said:
         return settled
 
     def hand_over(
-        self, spool: Spool, lane: Lane, records: list[bytes], *, awaited: bool = True
+        self,
+        spool: Spool,
+        lane: Lane,
+        records: list[bytes],
+        *,
+        awaited: bool = True,
+        now_ns: int = 0,
     ) -> asyncio.Future[bool]:
         """Appends and does not wait; what is promised later is noted when it is.
+
+        Args:
+            spool: to which.
+            lane: to which of its lanes.
+            records: what.
+            awaited: as for ``Spool.append``.
+            now_ns: the true time.
 
         Raises:
             Violation: a number came that had come before.
@@ -71,6 +87,7 @@ class Said:
             if number in known:
                 raise Violation(f"{lane}/{number} was handed out twice")
             known[number] = data
+        self.born_ns.setdefault(lane, {}).update(dict.fromkeys(numbers, now_ns))
         self.note(spool)
 
         def acknowledge(settled: asyncio.Future[bool]) -> None:
@@ -95,17 +112,36 @@ class Said:
 
 
 class Annals:
-    """What was said through all lives of a store, one ``Said`` for each epoch."""
+    """What was said through all lives of a store, one ``Said`` for each epoch.
+
+    ``heard`` are the accounts that the next holder has taken, by epoch and lane, and ``unsure`` the
+    epochs that were there when ``STORE`` was lost: nobody can know all of them any more.
+    """
 
     def __init__(self) -> None:
         self.epochs: defaultdict[Epoch, Said] = defaultdict(Said)
+        self.heard: dict[tuple[Epoch, Lane], list[Account]] = {}
+        self.unsure: set[Epoch] = set()
 
     def present(self, spool: Spool) -> Said:
         """What is said in the spool's present epoch."""
         return self.epochs[spool.epoch]
 
+    def hear(self, accounts: Iterable[Account]) -> None:
+        """The next holder takes accounts."""
+        for account in accounts:
+            known = self.heard.setdefault((account.epoch, account.lane), [])
+            if account not in known:
+                known.append(account)
+
+    def lose_store(self) -> None:
+        """``STORE`` rots or is removed: what was known of all lives so far is no longer certain."""
+        self.unsure |= self.epochs.keys()
+
     def copy(self) -> "Annals":
         """The same, to go on apart."""
         twin = Annals()
         twin.epochs.update((epoch, said.copy()) for epoch, said in self.epochs.items())
+        twin.heard = {place: accounts.copy() for place, accounts in self.heard.items()}
+        twin.unsure = self.unsure.copy()
         return twin

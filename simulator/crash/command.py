@@ -90,6 +90,7 @@ def _replay(console: Console, explored: Explored) -> None:
     say(f"seed {history.seed}: {history.bounds}, blocks of {history.block_bytes} bytes")
     for number, life in enumerate(history.lives):
         say(f"life {number} on machine {life.machine}: {life.ending}, at most {life.changes_max}")
+        say(f"  {life.store} STORE, {life.wake}")
         for step in (*life.before, *life.steps):
             say(f"  {step}")
     spoiled = {found.state: found.what for found in explored.outcome.found}

@@ -1,33 +1,37 @@
 """The exploration of one seed: its history is played, each photograph opened, used, opened again.
 
-What holds after a crash must go on holding: the spool on each disk is audited as it opens, takes
-records, does its chores, is audited again, closes in order, opens a second time and is audited a
-third time; then it may call nothing void that it did not before.
+What holds after a crash must go on holding: the spool on each disk is audited as it opens, most
+often on the machine that crashed, takes records, does its chores, is audited again, closes in
+order, opens a second time and is audited a third time; then it may call nothing void that it did
+not before.
 """
 
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mesh.spool.spool import Spool
 from schemas.errors import Overloaded
 from schemas.messages import Epoch, Explained, Lane
 from schemas.ranges import Ranges
-from simulator.clock import run
+from simulator.clock import VirtualLoop, run
 from simulator.crash.annals import Annals, Violation, record
-from simulator.crash.history import History, draw
+from simulator.crash.history import History, draw, wake
 from simulator.crash.operations import Change, Operation
-from simulator.crash.oracle import audit
-from simulator.crash.player import Photograph, Player, settings_of
+from simulator.crash.oracle import Terms, audit
+from simulator.crash.photograph import Photograph
+from simulator.crash.player import Player, machine_id, settings_of
 from simulator.crash.stage import resources, working
 from simulator.disk import SimDisk
 
 __all__ = ["Explored", "Found", "Outcome", "State", "check", "explore"]
 
 _SECONDS_MAX: Final = 100_000.0
-_USED: Final = (Lane.ALARMS, Lane.EVENTS)
+_USED: Final = (Lane.DECISIONS, Lane.EVENTS)
+_MOVED: Final = 0.15
+"""So often a disk is opened on another machine."""
 
 Voids = Mapping[Lane, Ranges | None]
 
@@ -123,21 +127,27 @@ def check(image: SimDisk, photograph: Photograph, history: History) -> None:
     Raises:
         Violation: it lies.
     """
-    said = photograph.said.copy()
+    annals, times = photograph.annals.copy(), photograph.times.copy()
     settings = settings_of(history.bounds)
     generator = random.Random(f"check {history.seed} {photograph.cut}")  # noqa: S311  # replayed
-    machine = bytes([history.lives[0].machine]) * 16
+    moved = generator.random() < _MOVED
+    machine = machine_id(photograph.machine + moved)
+    woken = replace(wake(generator), boot=True)
 
     async def life(*, again: bool) -> tuple[Epoch, Voids]:
-        held = resources(image, generator, _Unwatched(), machine)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop), "a disk is opened on virtual time"
+        clock = times.begin(loop, replace(woken, boot=False) if again else woken)
+        held = resources(image, generator, _Unwatched(), machine, clock, times.boot)
         spool = await Spool.open(held, settings)
-        voids = _voids(await audit(spool, said))
+        voids = _voids(await audit(spool, annals, Terms(settings.lanes, times.now_ns)))
         if not again:
             async with working(spool):
-                await _use(spool, said)
+                await _use(spool, annals)
             await spool.state_accounts()
-            voids = _voids(await audit(spool, said))
+            voids = _voids(await audit(spool, annals, Terms(settings.lanes, times.now_ns)))
         await spool.close()
+        times.end()
         return spool.epoch, voids
 
     before = run(lambda _: life(again=False), seconds_max=_SECONDS_MAX)
@@ -146,8 +156,8 @@ def check(image: SimDisk, photograph: Photograph, history: History) -> None:
         raise Violation(f"closed in order, yet void before and after: {before}, {after}")
 
 
-async def _use(spool: Spool, said: Annals) -> None:
-    present = said.present(spool)
+async def _use(spool: Spool, annals: Annals) -> None:
+    present = annals.present(spool)
     for lane in _USED:
         try:
             settled = present.hand_over(spool, lane, [record("after the crash")] * 2)

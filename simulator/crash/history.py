@@ -2,6 +2,8 @@
 
 Each life opens the store, does some steps, and ends: closed in order, killed, or with the power.
 The bounds are small, so that a few records make journals rotate and batches be sealed and given up.
+A store may be carried to another machine, and its ``STORE`` be lost, between two lives; clocks are
+wrong, and a device may be off for long.
 """
 
 import errno
@@ -11,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from schemas.messages import Lane
+from simulator.crash.times import Wake, Wall
 from simulator.disk_faults import OperationName
 
 __all__ = [
@@ -19,13 +22,18 @@ __all__ = [
     "Ending",
     "Fail",
     "Fill",
+    "GiveUpEpoch",
     "History",
     "Life",
+    "Linked",
     "Release",
     "Rest",
+    "SetClock",
     "Shape",
     "Step",
+    "Store",
     "draw",
+    "wake",
 ]
 
 _LANES: Final = (Lane.ALARMS, Lane.DECISIONS, Lane.EVENTS, Lane.METRICS, Lane.LOGS)
@@ -34,7 +42,9 @@ _RELEASED: Final = (*_LANES, Lane.ACCOUNT)
 _SIZES_BYTES: Final = (1, 40, 400, 1500, 3000)
 _STEPS_MAX: Final = 14
 _LIVES_MAX: Final = 4
-_OPENING_CHANGES: Final = (9, 18)
+_WANDERING_LIVES: Final = (6, 8)
+"""A store that is carried on and on: more lives than are kept."""
+_OPENING_CHANGES: Final = (9, 27)
 """Among these changes of its first life a store gets its name, its epoch and its first journal."""
 _LIFE_CHANGES_MAX: Final = 120
 
@@ -59,6 +69,14 @@ class Ending(StrEnum):
     """The power is gone, and some of what was not synced with it."""
 
 
+class Store(StrEnum):
+    """What becomes of ``STORE`` while nobody looks."""
+
+    SOUND = "sound"
+    ROTTED = "rotted"
+    REMOVED = "removed"
+
+
 @dataclass(frozen=True, slots=True)
 class Append:
     """Records of these sizes in bytes; nobody may wait for them."""
@@ -70,11 +88,15 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A receipt; ``share`` says where among the acknowledged numbers it cuts, 0 to 1."""
+    """A receipt; ``share`` says where among the acknowledged numbers it cuts, 0 to 1.
+
+    It speaks of the epoch that is so many back, or of the oldest that has something pending.
+    """
 
     lane: Lane
     shape: Shape
     share: float
+    epochs_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +124,28 @@ class Fill:
     seconds: float
 
 
-Step = Append | Release | Rest | Fail | Fill
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A link comes up, or goes down."""
+
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetClock:
+    """Somebody sets the wall clock."""
+
+    wall: Wall
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpEpoch:
+    """Upstream says that the store is an older copy."""
+
+
+Step = Append | Release | Rest | Fail | Fill | Linked | SetClock | GiveUpEpoch
+_KINDS: Final = (Append, Release, Rest, Linked, SetClock, GiveUpEpoch, Fail, Fill)
+_OFTEN: Final = (20, 10, 10, 2, 2, 1, 2, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +154,8 @@ class Life:
 
     Args:
         machine: which machine it opens on.
+        store: what became of ``STORE`` before.
+        wake: how it finds the time.
         before: what the disk will do while it opens.
         steps: what happens then.
         ending: how it ends.
@@ -119,6 +164,8 @@ class Life:
     """
 
     machine: int
+    store: Store
+    wake: Wake
     before: tuple[Fail, ...]
     steps: tuple[Step, ...]
     ending: Ending
@@ -130,14 +177,22 @@ class Bounds:
     """What the spool is configured with.
 
     Args:
-        bytes_max: what it may take.
+        bytes_max: what it may take, in blocks.
+        lane_bytes_max: what logs may take, and alarms before they refuse.
         journal_bytes_max: a journal of so many bytes is followed by the next.
         numbers_reserved: how many numbers each lane reserves at once.
+        age_seconds_max: for how long metrics and logs are kept.
+        release_seconds: how long a closed journal waits for its release while a link is up.
+        spare_bytes: what is kept allocated for the next journal.
     """
 
     bytes_max: int
+    lane_bytes_max: int
     journal_bytes_max: int
     numbers_reserved: int
+    age_seconds_max: float
+    release_seconds: float
+    spare_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +210,37 @@ def draw(seed: int) -> History:
     # Whoever knows a seed shall get the same history.
     generator = random.Random(f"history {seed}")  # noqa: S311
     bounds = Bounds(
-        bytes_max=generator.choice([8_000, 16_000, 16_000, 1 << 20]),
+        bytes_max=generator.choice([32_768, 49_152, 65_536, 1 << 20]),
+        lane_bytes_max=generator.choice([8192, 16_384, 1 << 20]),
         journal_bytes_max=generator.choice([1, 1500, 6000]),
         numbers_reserved=generator.choice([24, 64]),
+        age_seconds_max=generator.choice([20.0, 90.0, 86_400.0]),
+        release_seconds=generator.choice([2.0, 10.0]),
+        spare_bytes=generator.choice([4096, 8192]),
     )
-    count = generator.randint(1, _LIVES_MAX)
-    lives = tuple(_life(generator, first=index == 0) for index in range(count))
+    wanders = generator.random() < 0.05  # noqa: PLR2004  # one in twenty
+    count = generator.randint(*_WANDERING_LIVES) if wanders else generator.randint(1, _LIVES_MAX)
+    lives = tuple(_life(generator, index, wanders=wanders) for index in range(count))
     return History(seed, generator.choice([512, 4096]), bounds, lives)
 
 
-def _life(generator: random.Random, *, first: bool) -> Life:
-    early = generator.random() < (0.35 if first else 0.1)
+def wake(generator: random.Random) -> Wake:
+    """How a process finds the time: most often the device was started, and knows it soon."""
+    return Wake(
+        boot=generator.random() < 0.7,  # noqa: PLR2004
+        away_seconds=generator.choice([0.0, 1.0, 30.0, 7200.0]),
+        wall=generator.choice([Wall.RIGHT, Wall.RIGHT, Wall.KEPT, *Wall]),
+    )
+
+
+def _life(generator: random.Random, number: int, *, wanders: bool) -> Life:
+    early = generator.random() < (0.1 if number else 0.35)
     changes = _OPENING_CHANGES if early else (1, _LIFE_CHANGES_MAX)
     endings = [Ending.KILLED, Ending.CRASHED] if early else list(Ending)
     return Life(
-        machine=generator.choice([0, 0, 0, 1]),
+        machine=number if wanders else generator.choice([0, 0, 0, 1]),
+        store=generator.choices(list(Store), [40, 1, 1])[0],
+        wake=wake(generator),
         before=(_fail(generator),) if not early and generator.random() < 0.1 else (),  # noqa: PLR2004
         steps=tuple(_step(generator) for _ in range(generator.randint(3, _STEPS_MAX))),
         ending=generator.choice(endings),
@@ -179,16 +250,25 @@ def _life(generator: random.Random, *, first: bool) -> Life:
 
 def _step(generator: random.Random) -> Step:
     lane = generator.choice(_LANES)
-    kind = generator.choices([Append, Release, Rest, Fail, Fill], [10, 5, 5, 1, 1])[0]
+    kind = generator.choices(_KINDS, _OFTEN)[0]
     if kind is Append:
         sizes = generator.choices(_SIZES_BYTES, k=generator.randint(1, 4))
         return Append(lane, tuple(sizes), generator.random() < 0.7)  # noqa: PLR2004
     if kind is Release:
         return Release(
-            generator.choice(_RELEASED), generator.choice(list(Shape)), generator.random()
+            generator.choice(_RELEASED),
+            generator.choice(list(Shape)),
+            generator.random(),
+            generator.choice([0, 0, 1, 2]),
         )
     if kind is Rest:
-        return Rest(generator.choice([0.0, 0.05, 1.0, 1.0, 12.0]))
+        return Rest(generator.choice([0.0, 0.05, 1.0, 1.0, 12.0, 100.0]))
+    if kind is Linked:
+        return Linked(generator.random() < 0.7)  # noqa: PLR2004
+    if kind is SetClock:
+        return SetClock(generator.choice(list(Wall)))
+    if kind is GiveUpEpoch:
+        return GiveUpEpoch()
     if kind is Fail:
         return _fail(generator)
     return Fill(generator.choice([0, 4096, 12_288]), generator.choice([0.5, 8.0]))

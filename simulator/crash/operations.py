@@ -6,7 +6,8 @@ A change of the disk belongs to an operation by what it touches:
 ``append``     a journal that was begun is written and synced
 ``rotate``     a journal is made, its head written and synced, its folder synced, whether in a new
                file or in the spare that an old one left; and the spare is made
-``evict``      the same, where the head states what was just given up; and the unlinks after it
+``evict``      the same, where the head states what was just given up, or ``STORE`` does, of a past
+               epoch; and the unlinks after it
 ``seal``       a batch is written beside, synced, renamed, its folder synced; then the journal is
                unlinked, or becomes the spare
 ``release``    the cursor is written and synced; a batch that was not given up is unlinked
@@ -15,7 +16,9 @@ A change of the disk belongs to an operation by what it touches:
 ``rest``       nothing is under way, though not all that was done may be durable
 =============  ====================================================================================
 
-An operation is under way after each of its edits, and after a sync only when more of it follows.
+An operation is under way after each of its edits, and after a sync only when more of it follows. A
+journal that was begun in the spare is still known to its writer by that name; what is opened there
+begins a journal, what is made there is the spare, and all else goes on with the journal.
 """
 
 from collections.abc import Callable
@@ -34,7 +37,14 @@ __all__ = ["Change", "Operation", "Watched"]
 _SYNCS: Final = frozenset({"sync", "sync_directory"})
 _CHANGES: Final = _SYNCS | {"create", "make_directory", "rename", "truncate", "unlink", "write"}
 _STORE: Final = "STORE"
-_SPARE: Final = f"{journal.FOLDER}/spare"
+
+
+class _Spare(StrEnum):
+    """What is written under the name of the spare."""
+
+    MADE = "the spare, of zeros"
+    BEGUN = "the head of a journal"
+    GOES_ON = "frames"
 
 
 class Operation(StrEnum):
@@ -75,6 +85,7 @@ class Watched(DiskFaults):
         self._there = False
         self._opening = True
         self._making = Operation.ROTATE
+        self._spare = _Spare.GOES_ON
         self._given_up: dict[Lane, Ranges] = {}
         self._unstated = False
 
@@ -86,6 +97,7 @@ class Watched(DiskFaults):
         self._there = there
         self._opening = True
         self._unstated = False
+        self._spare = _Spare.GOES_ON
 
     def clear(self) -> None:
         """What was planted and has not struck does not strike any more."""
@@ -100,6 +112,8 @@ class Watched(DiskFaults):
 
     def begin(self, operation: OperationName, path: str, size: int = 0) -> None:
         """Tells a call from a change, lets the photographer do his work, and goes on."""
+        if operation == "open" and path == journal.SPARE:
+            self._spare = _Spare.BEGUN
         if self.dead or operation not in _CHANGES:
             super().begin(operation, path, size)
             return
@@ -142,6 +156,8 @@ class Watched(DiskFaults):
         last = self.changes[-1].operation if self.changes else Operation.REST
         if not self._there or operation == "unlink":
             return Operation.OPEN, False
+        if not self._opening and (self._unstated or last is Operation.EVICT):
+            return Operation.EVICT, operation == "create"
         if path or last is Operation.EPOCH_CHANGE:
             return Operation.EPOCH_CHANGE, operation == "create"
         return Operation.OPEN, False
@@ -149,12 +165,16 @@ class Watched(DiskFaults):
     def _tell_journal(self, operation: OperationName, path: str) -> tuple[Operation, bool]:
         last = self.changes[-1] if self.changes else None
         if path == journal.FOLDER:
-            return (self._making if operation == "sync_directory" else Operation.OPEN), False
+            if operation != "sync_directory":
+                return Operation.OPEN, False
+            retired = last is not None and last.call.operation == "rename"
+            retired = retired and last is not None and last.call.path != journal.SPARE
+            return (Operation.SEAL if retired else self._making), False
+        if path == journal.SPARE:
+            return self._tell_spare(operation)
         if operation == "unlink":
             # One that could not be begun is unlinked by whoever made it.
             return (self._making if last is not None and last.failed else Operation.SEAL), False
-        if path == _SPARE:
-            return self._tell_spare(operation, last)
         if operation == "create":
             return self._make(), True
         if operation == "rename":
@@ -163,14 +183,19 @@ class Watched(DiskFaults):
             return self._making, False
         return Operation.APPEND, operation == "write"
 
-    def _tell_spare(self, operation: OperationName, last: Change | None) -> tuple[Operation, bool]:
-        """A spare is made of zeros, or a journal is begun in it."""
+    def _tell_spare(self, operation: OperationName) -> tuple[Operation, bool]:
+        before = self._spare
         if operation == "create":
+            self._spare = _Spare.MADE
             return Operation.ROTATE, True
-        made = last is not None and last.call.path == _SPARE
-        if operation == "write" and not (made and last and last.call.operation == "create"):
-            return self._make(), True
-        return (last.operation if made and last else self._making), False
+        if operation in {"rename", "unlink"} or (before is _Spare.MADE and operation == "sync"):
+            self._spare = _Spare.GOES_ON
+        if before is _Spare.BEGUN:
+            begins = operation == "write"
+            return (self._make() if begins else self._making), begins
+        if before is _Spare.MADE or operation == "unlink":
+            return Operation.ROTATE, False
+        return Operation.APPEND, operation == "write"
 
     def _make(self) -> Operation:
         self._opening = False

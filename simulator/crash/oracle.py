@@ -2,21 +2,28 @@
 
 After a crash, for each epoch and lane:
 
-- an acknowledged record can be read, or a receipt released it, or it was evicted and that is
-  stated;
+- an acknowledged record can be read, or a receipt released it, or it was given up, by a lane that
+  may, and that is stated;
+- nothing is given up for its age before it is so old, whatever clocks say;
 - nothing can be read that was never appended, and what can be read is in order, its chain whole;
 - ``next number = released + pending + waiting + explained``, as sets, nothing twice;
 - no number that was handed out is to be handed out again;
-- nothing counts as released without a receipt.
+- nothing counts as released without a receipt;
+- of all statements of a lane, those the next holder has taken included, the one with the highest
+  number is the truth, and no two have one number.
 
 What is explained is taken from the accounts in the spool's own lane, as headquarters would take it.
+Of an epoch that was there when ``STORE`` was lost only this is asked: what was acknowledged can be
+read, or was released, or is explained by some statement.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 from mesh.spool import batch as batches
 from mesh.spool.batch import Batch
+from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.spool import Spool
 from schemas import wire
 from schemas.messages import Account, Epoch, Explained, Lane
@@ -24,9 +31,11 @@ from schemas.ranges import Ranges
 from simulator.crash.annals import Annals, Said, Violation, ranges
 
 __all__ = [
+    "Terms",
     "View",
     "audit",
     "judge",
+    "judge_given_up",
     "judge_records",
     "pending",
     "records_of",
@@ -35,6 +44,19 @@ __all__ = [
 ]
 
 _NONE = Ranges()
+_ROUNDED_NS: Final = 1_000_000
+
+
+class Terms(NamedTuple):
+    """On which terms a spool may give up records.
+
+    Args:
+        lanes: how each lane is kept.
+        now_ns: the true time.
+    """
+
+    lanes: Mapping[Lane, LaneSettings]
+    now_ns: int
 
 
 class View(NamedTuple):
@@ -55,8 +77,19 @@ class View(NamedTuple):
     durable: int
 
 
-async def audit(spool: Spool, annals: Annals) -> Mapping[Lane, Mapping[str, Ranges]]:
+Statements = Mapping[tuple[Epoch, Lane], list[Account]]
+"""All statements of each epoch and lane that can be known, the newest last."""
+
+
+async def audit(
+    spool: Spool, annals: Annals, terms: Terms | None = None
+) -> Mapping[Lane, Mapping[str, Ranges]]:
     """Compares a spool that was just opened, or has just stated its accounts, with what was said.
+
+    Args:
+        spool: whose chores rest.
+        annals: what was said to it.
+        terms: on which it may give up records; not looked at where none are given.
 
     Returns:
         What it explains of the present epoch, by lane and reason.
@@ -64,28 +97,87 @@ async def audit(spool: Spool, annals: Annals) -> Mapping[Lane, Mapping[str, Rang
     Raises:
         Violation: it lies.
     """
-    stated = await statements(spool)
+    stated = await statements(spool, annals)
     for epoch, said in annals.epochs.items():
         if epoch != spool.epoch:
             for lane in Lane:
-                held = records_of(await pending(spool, lane, epoch))
-                account = stated.get((epoch, lane))
-                explained = account.explained if account is not None else {}
-                judge_records(lane, held, explained, said)
-    return {lane: await _audit_present(spool, lane, stated, annals) for lane in Lane}
+                await _audit_past(
+                    spool, (epoch, lane), stated, said, sure=epoch not in annals.unsure
+                )
+                if terms is not None:
+                    _audit_given_up((epoch, lane), stated, said, terms)
+    told = {lane: await _audit_present(spool, lane, stated, annals) for lane in Lane}
+    if terms is not None:
+        for lane in Lane:
+            _audit_given_up((spool.epoch, lane), stated, annals.present(spool), terms)
+    return told
 
 
 async def _audit_present(
-    spool: Spool, lane: Lane, stated: Mapping[tuple[Epoch, Lane], Account], annals: Annals
+    spool: Spool, lane: Lane, stated: Statements, annals: Annals
 ) -> Mapping[str, Ranges]:
     """Audits a lane of the present epoch, in which numbers are handed out; returns as ``audit``."""
-    account = stated.get((spool.epoch, lane))
+    accounts = stated.get((spool.epoch, lane), ())
     next_seq = spool.next_seq(lane)
-    told = account.next_seq if account is not None else 0
+    told = accounts[-1].next_seq if accounts else 0
     _demand(told == next_seq, f"{lane}: the account says that {told} is next, it is {next_seq}")
-    explained = account.explained if account is not None else {}
+    explained = accounts[-1].explained if accounts else {}
     judge(lane, await view(spool, lane, explained), annals.present(spool))
     return explained
+
+
+async def _audit_past(
+    spool: Spool, place: tuple[Epoch, Lane], stated: Statements, said: Said, *, sure: bool
+) -> None:
+    """Audits a lane of a past epoch; the spool may have handed all of it on, and forgotten it."""
+    epoch, lane = place
+    held = records_of(await pending(spool, lane, epoch))
+    accounts = stated.get(place, ())
+    if not sure:
+        explained: dict[str, Ranges] = {}
+        for account in accounts:
+            for why, numbers in account.explained.items():
+                explained[why] = explained.get(why, _NONE) | numbers
+        judge_records(lane, held, explained, said, damaged=True)
+        return
+    newest = accounts[-1] if accounts else None
+    next_seq = newest.next_seq if newest is not None else 0
+    explained = dict(newest.explained) if newest is not None else {}
+    known = spool.durable(lane, epoch)
+    released = spool.released(lane, epoch)
+    if known:
+        _demand(
+            known == next_seq, f"{place}: the account says that {next_seq} is next, it is {known}"
+        )
+    else:
+        released = ranges(n for n in said.released.get(lane, ()) if n < next_seq)
+    judge(lane, View(held, explained, released, next_seq, next_seq), said)
+
+
+def _audit_given_up(
+    place: tuple[Epoch, Lane], stated: Statements, said: Said, terms: Terms
+) -> None:
+    for account in stated.get(place, ()):
+        judge_given_up(place[1], account.explained, said, terms)
+
+
+def judge_given_up(lane: Lane, explained: Mapping[str, Ranges], said: Said, terms: Terms) -> None:
+    """Compares what a lane has given up with the terms on which it may.
+
+    Raises:
+        Violation: it is too young for that, or a lane that refuses has given it up for space.
+    """
+    settings = terms.lanes[lane]
+    appended = ranges(said.acknowledged.get(lane, ()))
+    evicted = explained.get(Explained.EVICTED, _NONE) & appended
+    refuses = settings.when_full is WhenFull.REFUSE
+    _demand(not (refuses and evicted), f"{lane} refuses when it is full, and gave up {evicted}")
+    age = settings.age_seconds_max
+    born = said.born_ns.get(lane, {})
+    since_ns = terms.now_ns - (0 if age is None else age * 1e9) + _ROUNDED_NS
+    expired = explained.get(Explained.EXPIRED, _NONE) & appended
+    young = [number for number in expired if age is None or born.get(number, 0) > since_ns]
+    _demand(not young, f"{lane}: too young to be given up for their age: {ranges(young)}")
 
 
 async def view(spool: Spool, lane: Lane, explained: Mapping[str, Ranges]) -> View:
@@ -94,16 +186,24 @@ async def view(spool: Spool, lane: Lane, explained: Mapping[str, Ranges]) -> Vie
     return View(held, explained, spool.released(lane), spool.next_seq(lane), spool.durable(lane))
 
 
-async def statements(spool: Spool) -> dict[tuple[Epoch, Lane], Account]:
-    """The newest account of each epoch and lane among the pending records."""
-    newest: dict[tuple[Epoch, Lane], Account] = {}
+async def statements(spool: Spool, annals: Annals) -> Statements:
+    """The accounts among the pending records and those that the next holder has taken.
+
+    Raises:
+        Violation: two of them have one number.
+    """
+    found = {place: list(accounts) for place, accounts in annals.heard.items()}
     for epoch in spool.epochs:
         for data in records_of(await pending(spool, Lane.ACCOUNT, epoch)).values():
             account = wire.decode_as(Account, data)
-            known = newest.get((account.epoch, account.lane))
-            if known is None or account.number > known.number:
-                newest[account.epoch, account.lane] = account
-    return newest
+            known = found.setdefault((account.epoch, account.lane), [])
+            if account not in known:
+                known.append(account)
+    for place, accounts in found.items():
+        accounts.sort(key=lambda account: account.number)
+        for one, other in pairwise(accounts):
+            _demand(one.number < other.number, f"{place}: two statements are {one.number}")
+    return found
 
 
 async def pending(spool: Spool, lane: Lane, epoch: Epoch | None = None) -> list[Batch]:

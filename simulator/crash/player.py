@@ -2,25 +2,25 @@
 
 A photograph is taken in mid-life, and the life goes on: what a crash leaves depends on nothing but
 the disk as it stands and on what had been said by then, so both are copied, and no life has to be
-lived again for each crash. Some operations come up a hundred times as often as others; how often
-one is photographed is set against that.
+lived again for each crash. What becomes of ``STORE`` between two lives is done behind the back of
+everybody: no call is recorded, and no fault strikes.
 """
 
 import asyncio
 import random
-from collections.abc import Mapping
 from contextlib import suppress
-from itertools import islice
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from mesh.spool.batch import Labels
 from mesh.spool.events import Evicted
-from mesh.spool.lane import LaneSettings
+from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.spool import DEFAULT_LANES, Spool, SpoolSettings
+from schemas import wire
 from schemas.errors import DiskFailed, Overloaded, StoreUnusable
-from schemas.messages import Lane
+from schemas.messages import Account, Lane
 from schemas.ranges import Ranges
-from simulator.clock import run
+from simulator.clock import VirtualLoop, run
 from simulator.crash.annals import Annals, ranges, record
 from simulator.crash.history import (
     Append,
@@ -28,52 +28,31 @@ from simulator.crash.history import (
     Ending,
     Fail,
     Fill,
+    GiveUpEpoch,
     History,
     Life,
+    Linked,
     Release,
     Rest,
+    SetClock,
     Shape,
     Step,
+    Store,
 )
 from simulator.crash.operations import Operation, Watched
-from simulator.crash.oracle import audit, pending, records_of
+from simulator.crash.oracle import Terms, audit, pending, records_of
+from simulator.crash.photograph import SPACIOUS_BYTES, Photograph, images_of, is_wanted
 from simulator.crash.stage import resources, working
+from simulator.crash.times import Times
 from simulator.disk import SimDisk
-from simulator.disk_faults import PowerCut
+from simulator.disk_faults import DiskFaults, PowerCut
 
-__all__ = ["Photograph", "Player", "settings_of"]
+__all__ = ["Player", "machine_id", "settings_of"]
 
-_SHARES: Final[Mapping[Operation, float]] = {
-    Operation.APPEND: 0.04,
-    Operation.ROTATE: 0.04,
-    Operation.SEAL: 0.02,
-    Operation.RELEASE: 0.25,
-    Operation.EVICT: 0.3,
-    Operation.EPOCH_CHANGE: 1.0,
-    Operation.OPEN: 0.03,
-    Operation.REST: 0.08,
-}
-_IMAGES_MAX: Final = 6
-_LOOKED_AT_MAX: Final = 64
-_SPACIOUS_BYTES: Final = 1 << 40
+_STORE: Final = "STORE"
+_HEADED_BYTES: Final = 16
 _CALL_SECONDS_MAX: Final = 0.01
 _LIFE_SECONDS_MAX: Final = 100_000.0
-
-
-class Photograph(NamedTuple):
-    """What a power cut before a change could leave.
-
-    Args:
-        cut: the number of that change.
-        operation: what was under way.
-        images: disks that differ from each other and from what was durable.
-        said: what had been said.
-    """
-
-    cut: int
-    operation: Operation
-    images: tuple[SimDisk, ...]
-    said: Annals
 
 
 class _Witness:
@@ -103,7 +82,9 @@ class Player:
         self.faults = Watched(self._photograph)
         self.photographs: list[Photograph] = []
         self._disk = self._on(make())
-        self._said = Annals()
+        self._annals = Annals()
+        self._times = Times()
+        self._machine = 0
 
     def play(self) -> None:
         """Plays all lives; what can be photographed stands in ``photographs`` afterwards.
@@ -112,7 +93,9 @@ class Player:
             Violation: the spool lied in mid-life.
         """
         for number, life in enumerate(self._history.lives):
-            self.faults.begin_life(there="STORE" in self._disk.contents())
+            self._lose(life.store)
+            self._machine = life.machine
+            self.faults.begin_life(there=_STORE in self._disk.contents())
             if life.ending is not Ending.CLOSED:
                 self.faults.cut_power(life.changes_max)
             try:
@@ -126,10 +109,12 @@ class Player:
                 # Whatever a process says after its power went is heard by nobody.
                 if not self.faults.dead:
                     raise
+            finally:
+                self._times.end()
             self._end(life.ending)
 
     def _end(self, ending: Ending) -> None:
-        self._disk.capacity_bytes = _SPACIOUS_BYTES
+        self._disk.capacity_bytes = SPACIOUS_BYTES
         self._disk.unlock("LOCK")
         if ending is Ending.CRASHED:
             left = self._disk.crash(self._generator, block_bytes=self._history.block_bytes)
@@ -140,25 +125,49 @@ class Player:
         disk.faults = self.faults
         return disk
 
+    def _lose(self, store: Store) -> None:
+        """Lets ``STORE`` rot, or removes it, if there is one."""
+        size = len(self._disk.contents().get(_STORE, b""))
+        if store is Store.SOUND or not size:
+            return
+        self._annals.lose_store()
+        self._disk.faults = DiskFaults(lambda _: None)
+        if store is Store.ROTTED:
+            # Behind the head: a version that is not known is refused, whether it rotted or not.
+            bit = self._generator.randrange(8 * _HEADED_BYTES, 8 * size)
+            self._disk.flip_bit(_STORE, bit)
+        else:
+            self._disk.unlink(_STORE)
+            self._disk.sync_directory("")
+        self._on(self._disk)
+
     # --- a life ------------------------------------------------------------------------------
 
     async def _live(self, life: Life) -> None:
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop), "a life is played on virtual time"
         loop.set_exception_handler(lambda *_: None)
-        machine = bytes([life.machine]) * 16
-        held = resources(self._disk, self._generator, _Witness(self.faults), machine)
+        held = resources(
+            self._disk,
+            self._generator,
+            _Witness(self.faults),
+            machine_id(life.machine),
+            self._times.begin(loop, life.wake),
+            self._times.boot,
+        )
+        settings = settings_of(self._history.bounds)
         for fault in life.before:
             self._plant(fault)
         # A disk that fails while the store is made, or opened, may end a life.
         with suppress(DiskFailed, StoreUnusable):
-            spool = await Spool.open(held, settings_of(self._history.bounds))
-            self._said.present(spool).note(spool)
+            spool = await Spool.open(held, settings)
+            self._annals.present(spool).note(spool)
             if not spool.degraded and not life.before:
-                await audit(spool, self._said)
+                await audit(spool, self._annals, Terms(settings.lanes, self._times.now_ns))
             async with working(spool):
                 for step in life.steps:
                     await self._do(spool, step)
-                    self._said.present(spool).note(spool)
+                    self._annals.present(spool).note(spool)
                     if self.faults.dead:
                         return
                 self.faults.clear()
@@ -175,66 +184,94 @@ class Player:
                 await asyncio.sleep(seconds)
             case Fail():
                 self._plant(step)
+            case Linked(up):
+                spool.set_linked(up=up)
+            case SetClock(wall):
+                self._times.set(wall)
+            case GiveUpEpoch():
+                # Where that fails, the present life goes on.
+                with suppress(DiskFailed):
+                    await spool.give_up_epoch("headquarters has more")
             case Fill(room_bytes, seconds):
-                taken = _SPACIOUS_BYTES - self._disk.free_bytes()
+                taken = SPACIOUS_BYTES - self._disk.free_bytes()
                 self._disk.capacity_bytes = taken + room_bytes
                 await asyncio.sleep(seconds)
-                self._disk.capacity_bytes = _SPACIOUS_BYTES
+                self._disk.capacity_bytes = SPACIOUS_BYTES
 
     def _plant(self, fault: Fail) -> None:
         self.faults.fail(fault.operation, fault.error, after=fault.after, times=fault.times)
 
     async def _append(self, spool: Spool, step: Append) -> None:
-        said = self._said.present(spool)
+        said = self._annals.present(spool)
         records = [
             record(self._generator.randbytes(size // 2).hex() or "x") for size in step.sizes_bytes
         ]
+        now_ns = self._times.now_ns
         try:
-            settled = said.hand_over(spool, step.lane, records, awaited=step.awaited)
+            settled = said.hand_over(spool, step.lane, records, awaited=step.awaited, now_ns=now_ns)
         except (Overloaded, DiskFailed):
             return
         if step.awaited:
             await settled
 
     async def _release(self, spool: Spool, step: Release) -> None:
-        said = self._said.present(spool)
+        epoch = spool.epochs[-1 - min(step.epochs_back, len(spool.epochs) - 1)]
+        said = self._annals.epochs[epoch]
         held = ranges(said.acknowledged.get(step.lane, ()))
-        if step.lane is Lane.ACCOUNT:
-            held = ranges(records_of(await pending(spool, Lane.ACCOUNT)))
+        if step.lane is Lane.ACCOUNT or epoch != spool.epoch:
+            # The next holder knows what was handed on to it, promised or not.
+            handed_on = records_of(await pending(spool, step.lane, epoch))
+            held = ranges(handed_on)
+            if step.lane is Lane.ACCOUNT:
+                self._annals.hear(wire.decode_as(Account, data) for data in handed_on.values())
         if held:
-            said.release(spool, step.lane, _chosen(held, step))
+            said.release(spool, step.lane, _chosen(held, step), epoch)
 
     # --- photographs -------------------------------------------------------------------------
 
     def _photograph(self, cut: int, operation: Operation) -> None:
         # One draw a change, whatever becomes of it: a changed share does not change the history.
         generator = random.Random(f"photograph {self._history.seed} {cut}")  # noqa: S311
-        if generator.random() >= _SHARES[operation]:
+        if not is_wanted(operation, generator):
             return
-        possible = self._disk.crash_images(
-            generator, block_bytes=self._history.block_bytes, samples_max=_LOOKED_AT_MAX
-        )
-        # The first is what is durable: nothing of what was not synced.
-        durable, *others = islice(possible, _LOOKED_AT_MAX)
-        if len(others) > _IMAGES_MAX:
-            others = [*generator.sample(others[:-1], _IMAGES_MAX - 1), others[-1]]
-        images = tuple(image for image in others if image.image_hash() != durable.image_hash())
-        for image in images:
-            image.capacity_bytes = _SPACIOUS_BYTES
+        images = images_of(self._disk, generator, self._history.block_bytes)
         if images:
-            self.photographs.append(Photograph(cut, operation, images, self._said.copy()))
+            self.photographs.append(
+                Photograph(
+                    cut,
+                    operation,
+                    images,
+                    self._annals.copy(),
+                    self._times.copy(),
+                    self._machine,
+                )
+            )
+
+
+def machine_id(number: int) -> bytes:
+    """The name of a machine, 16 bytes."""
+    return (number + 1).to_bytes(16, "big")
 
 
 def settings_of(bounds: Bounds) -> SpoolSettings:
-    """What a spool in a history is configured with."""
+    """What a spool in a history is configured with: alarms refuse, metrics and logs age."""
+    lanes = {
+        lane: LaneSettings(DEFAULT_LANES[lane].linger_seconds, bounds.numbers_reserved)
+        for lane in Lane
+    }
+    quota, age = bounds.lane_bytes_max, bounds.age_seconds_max
+    alarms = replace(lanes[Lane.ALARMS], bytes_max=quota, when_full=WhenFull.REFUSE)
+    logs = replace(lanes[Lane.LOGS], bytes_max=quota, age_seconds_max=age)
+    metrics = replace(lanes[Lane.METRICS], age_seconds_max=age)
     return SpoolSettings(
         Labels("hall", "pump"),
         bytes_max=bounds.bytes_max,
-        lanes={
-            lane: LaneSettings(DEFAULT_LANES[lane].linger_seconds, bounds.numbers_reserved)
-            for lane in Lane
-        },
+        lanes={**lanes, Lane.ALARMS: alarms, Lane.LOGS: logs, Lane.METRICS: metrics},
         journal_bytes_max=bounds.journal_bytes_max,
+        journal_seconds_max=60.0,
+        release_seconds=bounds.release_seconds,
+        spare_bytes=bounds.spare_bytes,
+        headroom_bytes=0,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
-from mesh.ports import Disk, Observer
+from mesh.ports import Clock, Disk, Observer
 from mesh.spool.spool import Resources, Spool
 from simulator.clock import SimClock, VirtualLoop
 
@@ -18,18 +18,32 @@ class Thread(Executor):
 
 
 def resources(
-    disk: Disk, generator: random.Random, observer: Observer, machine: bytes
+    disk: Disk,
+    generator: random.Random,
+    observer: Observer,
+    machine: bytes,
+    clock: Clock | None = None,
+    boot: bytes | None = None,
 ) -> Resources:
-    """What a spool needs, on the running virtual loop."""
+    """What a spool needs, on the running virtual loop.
+
+    Args:
+        disk: its folder.
+        generator: draws what is random to it.
+        observer: is told what happens.
+        machine: the machine, 16 bytes.
+        clock: its clock; one that has just begun where none is given.
+        boot: the boot id, 16 bytes; a new one where none is given.
+    """
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop), "executors that are never used want a loop that knows"
     return Resources(
         disk=disk,
-        clock=SimClock(loop),
+        clock=clock or SimClock(loop),
         writer=Thread(),
         worker=Thread(),
         entropy=generator.randbytes,
-        boot=generator.randbytes(16),
+        boot=boot or generator.randbytes(16),
         machine=machine,
         observer=observer,
     )

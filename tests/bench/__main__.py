@@ -8,7 +8,12 @@ load, and whether the measured process was saturated.
 
 import typer
 
-from tests.bench import backlog, decide, kill, powercut, spool, start
+from tests.bench import start
+from tests.bench.backlog import command as backlog
+from tests.bench.decide import command as decide
+from tests.bench.kill import command as kill
+from tests.bench.powercut import command as powercut
+from tests.bench.spool import command as spool
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

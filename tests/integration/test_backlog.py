@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.backlog import measure
+from tests.bench.backlog.command import measure
 
 pytestmark = [pytest.mark.slow]
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.ranges import Ranges
-from tests.bench.powercut import Row, System, cut_rounds
-from tests.bench.powercut_disk import (
+from tests.bench.powercut.disk import (
     FILE_SYSTEMS,
     VARIANTS,
     FileSystem,
@@ -16,9 +15,10 @@ from tests.bench.powercut_disk import (
     obstacle,
     own_folder,
 )
-from tests.bench.powercut_holdfast import Found, Holdfast, Promises
-from tests.bench.powercut_jetstream import JetStream
-from tests.bench.powercut_work import Name, Number, Told, compare, recognise, record
+from tests.bench.powercut.holdfast import Found, Holdfast, Promises
+from tests.bench.powercut.jetstream import JetStream
+from tests.bench.powercut.rounds import Row, System, cut_rounds
+from tests.bench.powercut.work import Name, Number, Told, compare, recognise, record
 
 _SEED = 7
 _REAL_DISK = Path("/var/tmp")
@@ -174,7 +174,7 @@ def test_nor_on_ext4_as_others_make_and_mount_it(file_system: FileSystem) -> Non
 @pytest.mark.powercut
 def test_a_spool_that_never_syncs_is_found_out() -> None:
     """The cut is a real one: acknowledging before the sync loses records, and the bench says so."""
-    row = _cut(Holdfast(_SEED, "powercut_hasty"), FILE_SYSTEMS["ext4"], 1)
+    row = _cut(Holdfast(_SEED, "hasty"), FILE_SYSTEMS["ext4"], 1)
     assert row.acknowledged > 100
     assert row.lost > 0
     assert not row.faultless

@@ -51,7 +51,7 @@ def test_all_four_work_beside_a_running_edge(tmp_path: Path) -> None:
             exported = run("spool", "export", "--config", str(path))
             assert exported.returncode == 0, exported.stderr
             assert {"account", "metrics"} <= {line["lane"] for line in _lines(exported.stdout)}
-            journal = max((store / "journal").iterdir())
+            journal = max((store / "journal").glob("[0-9]*"))
             inspected = run("spool", "inspect", str(journal), "--records", "--json")
             assert inspected.returncode == 0, inspected.stdout
             assert _lines(inspected.stdout)[0]["kind"] == "journal"

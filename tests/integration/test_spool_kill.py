@@ -8,7 +8,7 @@ from shutil import rmtree
 import pytest
 
 from schemas.messages import Explained
-from tests.bench.kill import kill_often
+from tests.bench.kill.rounds import kill_often
 from tests.spool.driving import audited, child
 from tests.spool.tracing import calls_of, traced_from_start
 
@@ -24,7 +24,12 @@ def history(folder: Path, before: list[str]) -> bool:
     Returns:
         Whether it came to the end.
     """
-    options = {"threads": 1, "journal_bytes_max": 3000, "bytes_max": 16_000}
+    options = {
+        "threads": 1,
+        "journal_bytes_max": 3000,
+        "spare_bytes": 4096,
+        "bytes_max": 72_000,
+    }
     with suppress(EOFError), child(folder, before=before, **options) as process:
         for _ in range(4):
             for lane in ("events", "logs", "decisions"):

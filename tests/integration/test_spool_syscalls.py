@@ -124,16 +124,21 @@ def test_no_space_that_only_the_sync_sees(tmp_path: Path) -> None:
 
 def test_no_space_for_a_batch(tmp_path: Path) -> None:
     """Row 16: where a rename fails, appending goes on, the journal stays, and is sealed later."""
-    folder = tmp_path / "spool"
-    with child(folder, **ROTATES) as process:
-        fault = "?rename,?renameat,?renameat2:error=ENOSPC:when=1+"
-        with injected(process.process_id, tmp_path / "log", fault):
-            for _ in range(4):
-                assert process.append(count=2)["settled"]
-            process.until(lambda _: bool([c for c in calls_of(tmp_path / "log") if c.result < 0]))
-            assert not batches(folder)
-            assert len(list((folder / "journal").iterdir())) >= 4
-        process.until(lambda _: len(batches(folder)) >= 3)
+    folder, log = tmp_path / "spool", tmp_path / "log"
+    with child(folder, maintain=False, **ROTATES) as process:
+        for _ in range(4):
+            assert process.append(count=2)["settled"]
+        process.kill()
+    before = set(journal.numbers(SystemDisk(folder)))
+    tracer = traced_from_start(log, "?rename,?renameat,?renameat2:error=ENOSPC:when=1+")
+    with child(folder, before=tracer, told=process.told) as process:
+        process.until(lambda _: bool([call for call in calls_of(log) if call.result < 0]))
+        assert process.append(count=2)["settled"]
+        assert not batches(folder)
+        assert len(before & set(journal.numbers(SystemDisk(folder)))) >= 4
+        process.kill()
+    with child(folder, told=process.told) as process:
+        process.until(lambda _: len(batches(folder)) >= 4)
         ended_well(process)
 
 
@@ -221,7 +226,8 @@ def test_a_write_that_claims_to_be_short(tmp_path: Path) -> None:
 def test_a_write_that_never_happened(tmp_path: Path, when: str) -> None:
     """Row 12: the disk says ok and writes nothing: found on reading back, stated to the number."""
     folder, log = tmp_path / "spool", tmp_path / "log"
-    size = HEADER_BYTES + sum(len(record(f"events-{n}-{n + 1}", 100)) for n in (2, 3, 4))
+    records = [record(f"events-{n}-{n + 1}", 100) for n in (2, 3, 4)]
+    size = HEADER_BYTES + sum(map(len, records)) + len(journal.END)
     with child(folder, journal_bytes_max=1 << 20) as process:
         process.append(count=2)
         with injected(process.process_id, log, f"pwrite64:retval={size}:when=1"):

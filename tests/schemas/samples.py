@@ -164,6 +164,7 @@ _origin = st.builds(
 _numbers = st.builds(
     stored.Numbers, st.builds(stored.LaneMark, _seq, _id), _seq, _reasons, st.integers(0, 2**63 - 1)
 )
+_past = st.builds(stored.PastEpoch, _epoch, st.dictionaries(_lane, _numbers, max_size=3))
 _ledger = st.builds(
     stored.LaneLedger,
     _name,
@@ -237,7 +238,14 @@ def messages_of_any_kind() -> st.SearchStrategy[Message]:
             st.sampled_from([b"", bytes(64)]),
         ),
         st.builds(
-            stored.StoreIdentity, _id, _name, _name, _epoch, st.one_of(st.none(), _epoch), _id
+            stored.StoreIdentity,
+            _id,
+            _name,
+            _name,
+            _epoch,
+            st.one_of(st.none(), _epoch),
+            _id,
+            st.lists(_past, max_size=2).map(tuple),
         ),
         st.builds(
             stored.JournalHeader,
@@ -245,6 +253,8 @@ def messages_of_any_kind() -> st.SearchStrategy[Message]:
             _epoch,
             _id,
             _seq,
+            _time,
+            _time,
             _time,
             st.dictionaries(_lane, _numbers, max_size=3),
         ),

@@ -3,22 +3,31 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import orjson
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from mesh.spool import recovery
+from mesh.ports import Disk
+from mesh.spool import epochs, journal, recovery, retention, spool, store
+from mesh.spool.age import running_offset_ns
 from mesh.spool.chores import Chores
-from mesh.spool.journal import Journal
+from mesh.spool.journal import END, Journal, JournalContent
+from mesh.spool.sealing import SealedJournal
+from schemas.limits import PAST_EPOCHS_MAX
+from schemas.messages import Instant, Lane
+from schemas.stored import StoreIdentity
+from simulator.clock import START_WALL_NS
 from simulator.crash.command import crash
 from simulator.crash.explore import Found, explore
-from simulator.crash.history import draw
+from simulator.crash.history import Ending, Release, Step, Store, draw
 from simulator.crash.operations import Operation
 from simulator.crash.survey import Survey, survey
+from simulator.crash.times import Wall
 from simulator.disk import SimDisk
 
 SEEDS_MAX = 80
@@ -75,12 +84,19 @@ def test_the_outcome_does_not_depend_on_the_processes() -> None:
 
 
 def test_each_kind_of_step_and_ending_is_drawn() -> None:
-    """Appends, releases of all shapes, faults, full disks; lives that close, are killed, crash."""
-    lives = [life for seed in range(100) for life in draw(seed).lives]
-    steps = Counter(type(step).__name__ for life in lives for step in life.steps)
-    assert steps.keys() == {"Append", "Release", "Rest", "Fail", "Fill"}
-    assert {life.ending.value for life in lives} == {"closed", "killed", "crashed"}
-    assert len({life.machine for life in lives}) > 1, "a store moves to another machine"
+    """Appends, releases, faults, full disks, links, clocks; lives that close, are killed, crash."""
+    histories = [draw(seed) for seed in range(200)]
+    lives = [life for history in histories for life in history.lives]
+    steps = [step for life in lives for step in life.steps]
+    assert {type(step) for step in steps} == set(get_args(Step))
+    assert {life.ending for life in lives} == set(Ending)
+    assert {life.store for life in lives} == set(Store), "it rots, and is removed"
+    assert {life.wake.wall for life in lives} == set(Wall), "ten years ahead and back, and 1970"
+    assert {life.wake.boot for life in lives} == {True, False}
+    assert {step.epochs_back for step in steps if isinstance(step, Release)} >= {0, 1, 2}
+    machines = [len({life.machine for life in history.lives}) for history in histories]
+    assert max(machines) > PAST_EPOCHS_MAX + 1, "more lives than are kept"
+    assert Counter(machines)[2] > 20, "a store moves to another machine"
 
 
 # --- planted: each must be found ------------------------------------------------------------------
@@ -126,7 +142,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     def append(self: Journal, data: bytes) -> int:
         offset = self.size
         self._file.write(data, offset)
-        self.size = offset + len(data)
+        self.size = offset + len(data) - len(END)
         return offset
 
     monkeypatch.setattr(Journal, "append", append)
@@ -171,6 +187,70 @@ def test_giving_up_before_it_is_stated_is_found(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Chores, "_evict", hasty)
     assert "acknowledged and lost" in first()
+
+
+def test_a_spare_whose_old_name_is_not_durably_gone_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Row 7, planted: a journal is written to while a crash may still bring its old name back."""
+
+    def hasty(disk: Disk, number: int, *, reuse: bool) -> int:
+        path = journal.journal_path(number)
+        if not reuse or path.partition("/")[2] not in disk.list(journal.FOLDER):
+            disk.unlink(path)
+            return 0
+        disk.rename(path, journal.SPARE)
+        return disk.size(journal.SPARE)
+
+    monkeypatch.setattr(journal, "retire", hasty)
+    first()
+
+
+def test_an_old_life_that_goes_before_the_new_one_is_stated_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Row 25, planted: the old journals are unlinked before ``STORE`` says where they ended."""
+    write = store.write
+
+    def hasty(disk: Disk, identity: StoreIdentity) -> None:
+        for number in journal.numbers(disk):
+            header = journal.read_header(disk, number)
+            if header is not None and header.epoch != identity.epoch:
+                disk.unlink(journal.journal_path(number))
+        write(disk, identity)
+
+    monkeypatch.setattr(store, "write", hasty)
+    first()
+
+
+def test_an_old_life_that_is_not_sealed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 25, planted: what was fresh when a life ended goes with its journals."""
+    nothing = SealedJournal(dict.fromkeys(Lane, ()), dict.fromkeys(Lane, ()))
+    monkeypatch.setattr(epochs.sealing, "seal", lambda *_: nothing)
+    assert "nothing was damaged" in first()
+
+
+def test_statements_that_begin_anew_with_a_life_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a receiver takes an old statement of a past epoch for the newest one."""
+    monkeypatch.setattr(epochs, "_told_to", lambda life, _: life)
+    found = first()
+    assert "two statements are" in found or "the account says" in found
+
+
+def test_an_age_that_a_clock_step_makes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 30, planted: the wall clock is believed, whoever set it."""
+
+    def credulous(journals: Sequence[JournalContent], now: Instant, boot: bytes) -> int:
+        return running_offset_ns(journals, now, boot) + max(0, now.wall_ns - START_WALL_NS)
+
+    monkeypatch.setattr(spool, "running_offset_ns", credulous)
+    assert "too young to be given up" in first()
+
+
+def test_a_lane_that_refuses_and_yet_gives_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: all lanes yield when the spool is full."""
+    monkeypatch.setattr(retention, "_yielding", lambda _: list(Lane))
+    assert "alarms refuses when it is full, and gave up" in first()
 
 
 @pytest.mark.usefixtures("hasty")

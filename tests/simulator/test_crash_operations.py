@@ -41,6 +41,20 @@ SHELVE = (
     f"rename {BATCH}.new",
     "sync_directory lanes/logs/1-00000000000000aa",
 )
+BEGIN_IN_SPARE = (
+    f"open {SPARE}",
+    f"write {SPARE}",
+    f"sync {SPARE}",
+    f"rename {SPARE}",
+    "sync_directory journal",
+)
+RESTATE = (
+    "create STORE.new",
+    "write STORE.new",
+    "sync STORE.new",
+    "rename STORE.new",
+    "sync_directory ",
+)
 
 
 @pytest.mark.parametrize(
@@ -56,20 +70,18 @@ SHELVE = (
         ((f"unlink {BATCH}.new", "sync_directory lanes", "create cursor"), ["open"] * 3),
         ((f"create {SPARE}", f"write {SPARE}", f"sync {SPARE}"), ["rotate"] * 3),
         (
-            (f"write {SPARE}", f"sync {SPARE}", f"rename {SPARE}", "sync_directory journal"),
-            ["rotate"] * 4,
+            (*BEGIN_IN_SPARE, f"write {SPARE}", f"sync {SPARE}"),
+            ["rotate"] * 4 + ["append"] * 2,
         ),
-        ((*BEGIN, "rename journal/0000000000000001"), ["rotate"] * 4 + ["seal"]),
         (
-            (
-                "create STORE.new",
-                "write STORE.new",
-                "sync STORE.new",
-                "rename STORE.new",
-                "sync_directory ",
-            ),
-            ["epoch_change"] * 5,
+            (*BEGIN_IN_SPARE, f"create {SPARE}", f"write {SPARE}", f"sync {SPARE}"),
+            ["rotate"] * 7,
         ),
+        (
+            (*BEGIN, "rename journal/0000000000000001", "sync_directory journal"),
+            ["rotate"] * 4 + ["seal"] * 2,
+        ),
+        (RESTATE, ["epoch_change"] * 5),
         (("make_directory journal", "sync_directory ", "unlink STORE.new"), ["open"] * 3),
     ],
 )
@@ -83,15 +95,26 @@ def test_a_store_that_is_made_changes_no_epoch() -> None:
     assert Log(there=False).do("create STORE.new", "write STORE.new") == ["open"] * 2
 
 
-@pytest.mark.parametrize("begin", [BEGIN, (f"write {SPARE}", f"rename {SPARE}")])
+@pytest.mark.parametrize("begin", [BEGIN, BEGIN_IN_SPARE])
 def test_what_is_given_up_is_stated_and_unlinked(begin: tuple[str, ...]) -> None:
     """The journal that states a loss, and the unlinks after it; then journals rotate again."""
     log = Log()
     log.faults.note(Evicted(Lane.LOGS, "0-4, 7"))
-    assert log.do(*begin, f"unlink {BATCH}") == ["evict"] * (len(begin) + 1)
-    assert log.do(*begin) == ["rotate"] * len(begin)
+    changes = sum(not call.startswith("open") for call in begin)
+    assert log.do(*begin, f"unlink {BATCH}") == ["evict"] * (changes + 1)
+    assert log.do(*begin) == ["rotate"] * changes
     other = BATCH.replace("04.batch", "05.batch")
     assert log.do(f"unlink {other}") == ["release"], "which was not given up"
+
+
+def test_what_is_given_up_of_a_past_epoch_is_stated_in_store() -> None:
+    """``STORE`` that states a loss in mid-life changes no epoch."""
+    log = Log()
+    log.do(*BEGIN)
+    log.faults.note(Evicted(Lane.LOGS, "0-4"))
+    assert log.do(*RESTATE, *BEGIN) == ["evict"] * (len(RESTATE) + len(BEGIN))
+    log.do(f"unlink {BATCH}", *BEGIN)
+    assert log.do(*RESTATE) == ["epoch_change"] * len(RESTATE), "given up by a receipt"
 
 
 def test_after_its_last_sync_nothing_is_under_way() -> None:

@@ -4,12 +4,13 @@ import random
 
 import pytest
 
+from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.spool import Spool
-from schemas.messages import Epoch, Explained, Lane
+from schemas.messages import Account, Epoch, Explained, Lane
 from schemas.ranges import Ranges
 from simulator.clock import run
 from simulator.crash.annals import Annals, Said, Violation, ranges
-from simulator.crash.oracle import View, audit, judge, judge_records
+from simulator.crash.oracle import Terms, View, audit, judge, judge_given_up, judge_records
 from simulator.disk import SimDisk
 from tests.spool.world import CALM, opened, resources
 
@@ -24,6 +25,14 @@ TRUTH = View(
     next_seq=20,
     durable=20,
 )
+
+
+GONE = Epoch(0, 1)
+"""An epoch of which the spool knows nothing any more."""
+
+
+def _account(number: int, next_seq: int, explained: dict[str, Ranges] | None = None) -> Account:
+    return Account(0, 0, LANE, GONE, number, next_seq, explained or {}, {})
 
 
 def test_the_truth_is_no_violation() -> None:
@@ -111,13 +120,103 @@ def test_an_epoch_that_is_gone_must_have_been_released() -> None:
             await spool.state_accounts()
             await audit(spool, annals)
             past = annals.copy().epochs.pop(spool.epoch)
-            annals.epochs[Epoch(0, 1)] = past
+            annals.epochs[GONE] = past
+            past.handed_out = {LANE: 1}
             with pytest.raises(Violation, match="acknowledged and lost: events 0"):
                 await audit(spool, annals)
             past.released[LANE] = {0}
+            with pytest.raises(Violation, match="handed out already"):
+                await audit(spool, annals)
+            annals.hear([_account(number=9, next_seq=1)])
             await audit(spool, annals)
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        ({Explained.EVICTED: ranges([1])}, "unaccounted 2"),
+        ({Explained.EVICTED: ranges([2])}, "acknowledged and lost: events 1"),
+        ({Explained.VOID: ranges([0, 2]), Explained.EVICTED: ranges([1])}, ""),
+    ],
+)
+def test_a_past_epoch_is_accounted_for_by_its_newest_statement(
+    lie: dict[str, Ranges], why: str
+) -> None:
+    """``produced = released + pending + explained`` of an epoch that was handed on as a whole."""
+
+    async def main(_: random.Random) -> None:
+        annals = Annals()
+        said = annals.epochs[GONE]
+        said.acknowledged[LANE], said.released[LANE] = {0, 1}, {0}
+        truth = {Explained.EVICTED: ranges([1, 2])}
+        annals.hear([_account(4, 3, lie), _account(3, 3, truth)])
+        async with opened(SimDisk(), CALM) as spool:
+            if why:
+                with pytest.raises(Violation, match=why):
+                    await audit(spool, annals)
+            annals.hear([_account(5, 3, truth)])
+            await audit(spool, annals)
+
+    run(main)
+
+
+def test_of_an_epoch_that_lost_its_store_some_statement_must_explain_what_is_lost() -> None:
+    """Its end, its numbers and the order of its statements are not known any more."""
+
+    async def main(_: random.Random) -> None:
+        annals = Annals()
+        said = annals.epochs[GONE]
+        said.acknowledged[LANE], said.handed_out[LANE] = {0, 1}, 64
+        annals.lose_store()
+        annals.hear([_account(4, 3, {Explained.DAMAGED: ranges([0])}), _account(9, 1)])
+        async with opened(SimDisk(), CALM) as spool:
+            with pytest.raises(Violation, match="lost and unexplained: events 1"):
+                await audit(spool, annals)
+            annals.hear([_account(5, 3, {Explained.EVICTED: ranges([1])})])
+            await audit(spool, annals)
+
+    run(main)
+
+
+def test_two_statements_with_one_number_are_a_violation() -> None:
+    """A receiver keeps the statement with the highest number: there must be one."""
+
+    async def main(_: random.Random) -> None:
+        annals = Annals()
+        async with opened(SimDisk(), CALM) as spool:
+            annals.hear([_account(4, 3), _account(4, 3), _account(5, 3)])
+            await audit(spool, annals)
+            annals.hear([_account(4, 2)])
+            with pytest.raises(Violation, match="two statements are 4"):
+                await audit(spool, annals)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why", "lies"),
+    [
+        (LaneSettings(0.0, 64), Explained.EVICTED, ""),
+        (LaneSettings(0.0, 64, when_full=WhenFull.REFUSE), Explained.EVICTED, "gave up 1-2"),
+        (LaneSettings(0.0, 64, age_seconds_max=5.0), Explained.EXPIRED, ""),
+        (LaneSettings(0.0, 64, age_seconds_max=6.0), Explained.EXPIRED, "too young .* 2"),
+        (LaneSettings(0.0, 64, age_seconds_max=9.0), Explained.EXPIRED, "too young .* 1-2"),
+        (LaneSettings(0.0, 64), Explained.EXPIRED, "too young .* 1-2"),
+    ],
+)
+def test_what_is_given_up_too_soon_is_a_violation(
+    settings: LaneSettings, why: Explained, lies: str
+) -> None:
+    """Row 30: whatever clocks say, true time decides; a lane that refuses gives up nothing."""
+    said = Said(acknowledged={LANE: {0, 1, 2}}, born_ns={LANE: {0: 0, 1: 10**9, 2: 4 * 10**9}})
+    terms = Terms({LANE: settings}, 9 * 10**9 + 1)
+    if lies:
+        with pytest.raises(Violation, match=lies):
+            judge_given_up(LANE, {why: ranges([1, 2, 3])}, said, terms)
+    else:
+        judge_given_up(LANE, {why: ranges([1, 2, 3])}, said, terms)
 
 
 def test_the_account_must_say_what_the_spool_says() -> None:
@@ -142,4 +241,7 @@ def test_a_copy_goes_on_apart() -> None:
     twin = annals.copy()
     said.produced[LANE][1] = b"b"
     said.acknowledged[LANE] = {0}
+    annals.hear([_account(1, 1)])
+    annals.lose_store()
     assert twin.epochs[Epoch(1, 1)] == Said({LANE: {0: b"a"}})
+    assert (twin.heard, twin.unsure) == ({}, set())

@@ -156,6 +156,7 @@ def audited(
     folder: Path,
     told: Path,
     given_up: Collection[Explained] = (),
+    **options: Any,
 ) -> Findings:
     """Opens what a child left, compares, closes, and compares once more.
 
@@ -163,11 +164,12 @@ def audited(
         folder: the spool's.
         told: what was said of it.
         given_up: the reasons for which an acknowledged record may be gone.
+        options: of ``SpoolSettings``.
     """
 
     async def compare() -> Findings:
         said = Said.read(told)
-        async with opened(folder, SpoolSettings(LABELS)) as spool:
+        async with opened(folder, SpoolSettings(LABELS, **options)) as spool:
             return await verify(spool, said, given_up)
 
     first = asyncio.run(compare())

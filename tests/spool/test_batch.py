@@ -18,9 +18,9 @@ from schemas.errors import Refused, RefusedBecause
 from schemas.limits import BATCH_BYTES_MAX, BATCH_RAW_BYTES_MAX
 from schemas.messages import BatchHeader, Codec, Lane
 from schemas.ranges import Ranges
-from tests.spool.frames import chained
 from tests.spool.columns.numbers import RECORDS as NUMBERS
 from tests.spool.columns.numbers import framed, reading
+from tests.spool.frames import chained
 from tests.spool.world import record
 
 Because = RefusedBecause

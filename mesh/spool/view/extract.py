@@ -67,32 +67,43 @@ def extract(
         look: looks anew, where a batch has gone since.
         running: whether a node writes to it: then the last frame may just be on its way.
     """
-    present = sight.identity.epoch
-    for shelved, epoch in sight.shelves():
-        if shelved is lane and epoch != present:
-            for item in shelf.sealed(sight.picture, lane, epoch):
-                if wanted.overlaps(item.first, item.stop):
-                    yield from _batch(sight, lane, epoch, item, wanted, look)
-    for piece in _pieces(sight, lane, wanted):
-        if isinstance(piece, Sealed):
-            yield from _batch(sight, lane, present, piece, wanted, look)
-        else:
-            yield from _frame(sight, lane, piece, wanted)
-    holes = sight.survey.lanes[lane].newly.get(Explained.DAMAGED, Ranges())
-    # Beside a running node a frame at the end that looks broken is on its way.
-    end = sight.end(lane) if running else max(sight.end(lane), sight.broken_end(lane))
-    holes &= Ranges.of([(wanted.first, min(wanted.last + 1, end))])
+    for epoch in sight.unknown:
+        for item in shelf.sealed(sight.picture, lane, epoch):
+            if wanted.overlaps(item.first, item.stop):
+                yield from _batch(sight, lane, epoch, item, wanted, look)
+    for epoch, lanes in sight.lives.items():
+        if lane not in lanes:
+            continue
+        for piece in _pieces(sight, lane, epoch, wanted):
+            if isinstance(piece, Sealed):
+                yield from _batch(sight, lane, epoch, piece, wanted, look)
+            else:
+                yield from _frame(sight, lane, piece, wanted)
+        yield from _holes(sight, lane, epoch, wanted, running=running)
+
+
+def _holes(
+    sight: Sight, lane: Lane, epoch: Epoch, wanted: Wanted, *, running: bool
+) -> Iterator[Finding]:
+    """The numbers of which nothing is left, and nothing says why."""
+    holes = sight.lives[epoch][lane].newly.get(Explained.DAMAGED, Ranges())
+    end = holes.end
+    if epoch == sight.identity.epoch:
+        # Beside a running node a frame at the end that looks broken is on its way.
+        end = sight.end(lane) if running else max(sight.end(lane), sight.broken_end(lane))
+    holes &= Ranges.of([(wanted.first, max(wanted.first, min(wanted.last + 1, end)))])
     if holes:
         what = "neither held, nor released, nor explained"
         yield Finding(Grade.DAMAGE, f"{shelf.FOLDER}/{lane}", what, _LEFT_OUT, {lane: holes})
 
 
-def _pieces(sight: Sight, lane: Lane, wanted: Wanted) -> list[Sealed | Located]:
-    found = sight.survey.lanes[lane]
+def _pieces(sight: Sight, lane: Lane, epoch: Epoch, wanted: Wanted) -> list[Sealed | Located]:
+    found = sight.lives[epoch][lane]
     placed: list[tuple[int, int, Sealed | Located]] = []
     batch_items = [*found.sealed, *(found.leaving if wanted.released else ())]
     placed += [(item.first, item.stop, item) for item in batch_items]
-    frames = _all_frames(sight, lane) if wanted.released else found.fresh
+    present = epoch == sight.identity.epoch
+    frames = _all_frames(sight, lane) if wanted.released and present else found.fresh
     shelved = Ranges.of([(item.first, item.stop) for item in batch_items])
     for item in frames:
         header = item.frame.header
@@ -148,9 +159,7 @@ def _batch(
         records = batches.open_records(batch)
     except FileNotFoundError:
         with look() as now:
-            numbers -= _released(now, lane, epoch)
-            if epoch == now.identity.epoch:
-                numbers -= now.explained(lane)
+            numbers -= now.released(lane, epoch) | now.explained(lane, epoch)
         if numbers:
             what = "it vanished, and nothing says why"
             yield Finding(Grade.DAMAGE, path, what, _LEFT_OUT, {lane: numbers})
@@ -170,7 +179,7 @@ def _records(
     wanted: Wanted,
     path: str,
 ) -> Iterator[Extracted | Finding]:
-    released = Ranges() if wanted.released else _released(sight, lane, epoch)
+    released = Ranges() if wanted.released else sight.released(lane, epoch)
     for number, data in zip(numbers, records, strict=True):
         if not wanted.first <= number <= wanted.last or number in released:
             continue
@@ -181,10 +190,6 @@ def _records(
         elif wanted.since_wall_ns is None or record.wall_ns >= wanted.since_wall_ns:
             identity = Identity(sight.identity.node, epoch, lane, number)
             yield Extracted(identity, record)
-
-
-def _released(sight: Sight, lane: Lane, epoch: Epoch) -> Ranges:
-    return sight.survey.cursor.released.get(f"{epoch}/{lane}", Ranges())
 
 
 def _decoded(data: bytes) -> Record | str:

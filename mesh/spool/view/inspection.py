@@ -17,10 +17,11 @@ from itertools import islice
 from typing import Final
 
 from mesh.spool import batch as batches
+from mesh.spool import journal
 from mesh.spool.frame import Owner, chain
-from mesh.spool.view.stretch import Stretch, first_owner, stretches
+from mesh.spool.view.stretch import Stretch, first_header, stretches
 from schemas import wire
-from schemas.errors import Damaged, Refused, RefusedBecause
+from schemas.errors import Refused, RefusedBecause
 from schemas.limits import (
     BATCH_BYTES_MAX,
     BATCH_HEADER_BYTES_MAX,
@@ -77,8 +78,12 @@ class Inspection:
     stretches: Iterator[Stretch] = field(repr=False)
 
 
-def inspect(data: bytes) -> Inspection:
+def inspect(data: bytes, number: int | None = None) -> Inspection:
     """What these bytes are, all of a file.
+
+    Args:
+        data: the file.
+        number: of the journal, where its name tells; else its head does, or its first frame.
 
     Raises:
         Refused: ``too_large``; ``bad_version``: of a format that is not known here; ``malformed``:
@@ -92,9 +97,9 @@ def inspect(data: bytes) -> Inspection:
     if data.startswith(_BATCH):
         return _batch(data)
     if data.startswith(_JOURNAL):
-        return _journal(data)
-    owner = first_owner(data, 0)
-    if owner is None:
+        return _journal(data, number)
+    first = first_header(data, 0)
+    if first is None:
         shown = data[:_SHOWN_BYTES].hex(" ") or "nothing"
         raise Refused(
             RefusedBecause.MALFORMED,
@@ -102,45 +107,46 @@ def inspect(data: bytes) -> Inspection:
             f"{shown}",
         )
     wrong = "" if data.startswith(_FRAME) else "it does not begin as a journal does"
-    return Inspection(
-        FileKind.PIECE, len(data), None, owner, wrong, Ranges(), stretches(data, owner, 0)
-    )
+    found = stretches(data, first.owner, _or(number, first.journal), 0)
+    return Inspection(FileKind.PIECE, len(data), None, first.owner, wrong, Ranges(), found)
+
+
+def _or(number: int | None, otherwise: int) -> int:
+    return otherwise if number is None else number
 
 
 # --- journals --------------------------------------------------------------------------------
 
 
-def _journal(data: bytes) -> Inspection:
-    wrong, begin = "", 0
-    try:
-        body, begin = _head(data, JOURNAL_HEADER_BYTES_MAX)
-        head = wire.decode_as(JournalHeader, body)
+def _journal(data: bytes, number: int | None) -> Inspection:
+    head, begin = journal.parse_head(data)
+    if head is not None:
         owner: Owner | None = Owner(head.store, head.epoch, head.boot)
-    except Damaged as damage:
-        wrong, head = str(damage), None
-        owner = first_owner(data, _HEAD.size)
-        begin = _HEAD.size
-    return Inspection(
-        FileKind.JOURNAL, len(data), head, owner, wrong, Ranges(), stretches(data, owner, begin)
-    )
+        found = stretches(data, owner, _or(number, head.number), begin)
+        return Inspection(FileKind.JOURNAL, len(data), head, owner, "", Ranges(), found)
+    _, wrong = _head(data, JOURNAL_HEADER_BYTES_MAX)
+    first = first_header(data, _HEAD.size)
+    owner = None if first is None else first.owner
+    found = stretches(data, owner, _or(number, 0 if first is None else first.journal), _HEAD.size)
+    wrong = wrong or "its head is not understood"
+    return Inspection(FileKind.JOURNAL, len(data), None, owner, wrong, Ranges(), found)
 
 
-def _head(data: bytes, size_max: int) -> tuple[bytes, int]:
-    """The message in the head of a journal or a batch, and where the head ends.
+def _head(data: bytes, size_max: int) -> tuple[bytes, str]:
+    """The message in the head of a journal or a batch, and what is wrong with it.
 
     Raises:
-        Damaged: it does not match its checksum.
         Refused: ``bad_version``.
     """
     if len(data) < _HEAD.size:
-        raise Damaged(f"{len(data)} bytes are too few for a head")
+        return b"", f"{len(data)} bytes are too few for a head"
     _, version, size, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size : _HEAD.size + min(size, size_max)]
     if version != _VERSION:
         raise Refused(RefusedBecause.BAD_VERSION, f"version {version}, known here is {_VERSION}")
     if size > size_max or len(body) != size or zlib.crc32(body) != crc:
-        raise Damaged("its head does not match its checksum")
-    return body, _HEAD.size + size
+        return b"", "its head does not match its checksum"
+    return body, ""
 
 
 # --- batches ---------------------------------------------------------------------------------
@@ -152,12 +158,11 @@ def _batch(data: bytes) -> Inspection:
         raise Refused(
             RefusedBecause.TOO_LARGE, f"a batch of {len(data)} bytes, at most {BATCH_BYTES_MAX}"
         )
-    wrong: str = ""
     records: Sequence[bytes] = ()
-    try:
-        header = wire.decode_as(BatchHeader, _head(data, BATCH_HEADER_BYTES_MAX)[0])
-    except Damaged as damage:
-        return Inspection(FileKind.BATCH, len(data), None, None, str(damage), Ranges(), iter(()))
+    head, wrong = _head(data, BATCH_HEADER_BYTES_MAX)
+    if wrong:
+        return Inspection(FileKind.BATCH, len(data), None, None, wrong, Ranges(), iter(()))
+    header = wire.decode_as(BatchHeader, head)
     try:
         records = batches.open_records(batches.parse(data))
     except Refused as refused:

@@ -3,11 +3,10 @@
 See ``mesh.spool.view.verdict``.
 """
 
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from mesh.ports import DiskFile
 from mesh.spool import cursor
 from mesh.spool.journal import FOLDER, JournalContent, journal_path
 from mesh.spool.shelf import FOLDER as SHELVES
@@ -15,20 +14,18 @@ from mesh.spool.view.findings import Finding, Grade
 from mesh.spool.view.inspection import Inspection, inspect
 from mesh.spool.view.sight import Sight
 from mesh.spool.view.stretch import Stretch
-from schemas import wire
-from schemas.errors import Refused
+from schemas.errors import DiskFailed, Refused
 from schemas.limits import CURSOR_BYTES_MAX
-from schemas.messages import Explained, Lane
+from schemas.messages import Epoch, Explained, Lane
 from schemas.ranges import Ranges
-from schemas.stored import Cursor, JournalHeader
+from schemas.stored import JournalHeader
 
 __all__ = ["check"]
 
 _OPENING: Final = "the node states them as damaged at its next opening, and goes on"
 _SEALING: Final = "the node states them as damaged when it seals this journal, and goes on"
+_HOLE: Final = "neither held, nor released, nor explained"
 _STATED: Final = "the node has stated it, or has another copy"
-_CURSOR_MAGIC: Final = b"HFcu"
-_SLOT_HEAD: Final = struct.Struct("<4sII")
 
 
 def check(sight: Sight, *, running: bool) -> list[Finding]:
@@ -51,6 +48,8 @@ def check(sight: Sight, *, running: bool) -> list[Finding]:
         findings += _no_head(sight)
     for lane in sight.survey.lanes:
         findings += _numbers(sight, lane, attributed.get(lane, Ranges()), running=running)
+    for epoch in sight.survey.past:
+        findings += _past(sight, epoch)
     return findings
 
 
@@ -80,8 +79,7 @@ def _cursor(sight: Sight) -> Iterator[Finding]:
             "what is there is offered again, and the receiver takes it once",
         )
         return
-    data = file.read(0, 2 * CURSOR_BYTES_MAX)
-    states = [_slot(data[at : at + CURSOR_BYTES_MAX]) for at in (0, CURSOR_BYTES_MAX)]
+    states = [_slot(file, at) for at in (0, CURSOR_BYTES_MAX)]
     torn = [index for index, state in enumerate(states) if state == "torn"]
     if torn and "whole" in states:
         yield Finding(
@@ -99,21 +97,15 @@ def _cursor(sight: Sight) -> Iterator[Finding]:
         )
 
 
-def _slot(slot: bytes) -> str:
+def _slot(file: DiskFile, at: int) -> str:
     """``whole``, ``torn``, or ``unused``."""
+    try:
+        slot = file.read(at, CURSOR_BYTES_MAX)
+    except DiskFailed:
+        return "torn"
     if not slot.strip(b"\0"):
         return "unused"
-    if len(slot) < _SLOT_HEAD.size:
-        return "torn"
-    magic, size, crc = _SLOT_HEAD.unpack_from(slot)
-    body = slot[_SLOT_HEAD.size : _SLOT_HEAD.size + size]
-    if magic != _CURSOR_MAGIC or len(body) != size or zlib.crc32(body) != crc:
-        return "torn"
-    try:
-        wire.decode_as(Cursor, body)
-    except Refused:
-        return "torn"
-    return "whole"
+    return "whole" if cursor.parse(slot).generation else "torn"
 
 
 # --- journals --------------------------------------------------------------------------------
@@ -127,7 +119,7 @@ def _journal(
         yield Finding(Grade.REMARK, path, "it was never begun", "the node unlinks it when it seals")
         return
     try:
-        inspection = inspect(content.data)
+        inspection = inspect(content.data, content.number)
     except Refused as refused:
         yield Finding(Grade.DAMAGE, path, str(refused), "the node keeps the bytes in quarantine")
         return
@@ -269,13 +261,7 @@ def _numbers(sight: Sight, lane: Lane, attributed: Ranges, *, running: bool) -> 
     below = Ranges.of([(0, end)])
     holes = (found.newly.get(Explained.DAMAGED, Ranges()) & below) - attributed
     if holes:
-        yield Finding(
-            Grade.DAMAGE,
-            path,
-            "neither held, nor released, nor explained",
-            _OPENING,
-            {lane: holes},
-        )
+        yield Finding(Grade.DAMAGE, path, _HOLE, _OPENING, {lane: holes})
     reserved = _reserved(sight, lane)
     if reserved is not None and end > reserved:
         yield Finding(
@@ -292,6 +278,15 @@ def _numbers(sight: Sight, lane: Lane, attributed: Ranges, *, running: bool) -> 
             f"{ahead} may have been handed out and are not there",
             "after an end that was not in order the node states them, and numbers on above them",
         )
+
+
+def _past(sight: Sight, epoch: Epoch) -> Iterator[Finding]:
+    """Holes in a life that is over: ``STORE`` says where each of its lanes ended."""
+    for lane, found in sight.survey.past[epoch].items():
+        holes = found.newly.get(Explained.DAMAGED, Ranges())
+        if holes:
+            path = f"{SHELVES}/{lane}/{epoch}"
+            yield Finding(Grade.DAMAGE, path, _HOLE, _OPENING, {lane: holes})
 
 
 def _reserved(sight: Sight, lane: Lane) -> int | None:

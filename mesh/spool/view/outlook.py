@@ -1,74 +1,38 @@
 """An outlook: how each lane of a spool stands, how long its space will last, what goes first.
 
 Everything is told from files, so it can be told beside a running node, after its end, and on
-another machine. Rates are those of the newest frames, over a span that is said with them: from the
-first frame in the journals, of the newest boot, to the last one; of a lane whose newest batch was
-committed in that boot under the same clock, from the first frame of that batch. What a lane takes
-at rest is its appended bytes times the share to which its newest batch shrank.
-
-*Hours left* of a lane: until it would have to give up its own oldest records, when all that is less
-urgent was given up before. So with the lane and those at least as urgent taking ``b`` bytes now and
-growing by ``r``, it is ``(bytes_max - b) / r``.
+another machine: pending records of all lives, what they take in blocks, rates
+(``mesh.spool.view.rates``), and how long that lasts (``mesh.spool.view.forecast``).
 """
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
-from mesh.spool.frame import HEADER_BYTES, Whole
+from mesh.spool import journal
+from mesh.spool.frame import HEADER_BYTES
 from mesh.spool.lane import LaneSettings
 from mesh.spool.recovery import LaneFound
-from mesh.spool.retention import Shelf, plan
+from mesh.spool.retention import Shelf, first_to_go, plan
 from mesh.spool.shelf import Sealed
+from mesh.spool.view.forecast import Growth, hours_left, hours_until_full, refusal
+from mesh.spool.view.rates import Moment, Rate, oldest, rate_of, recent_of
 from mesh.spool.view.sight import Sight
-from schemas.errors import DiskFailed, Refused
-from schemas.messages import BatchHeader, Epoch, Instant, Lane
+from schemas.limits import BLOCK_BYTES
+from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
 
-__all__ = ["GoesFirst", "LaneOutlook", "Moment", "Outlook", "Rate", "outlook"]
-
-_NS: Final = 1e-9
-_HOUR_SECONDS: Final = 3600.0
+__all__ = ["GoesFirst", "LaneLife", "LaneOutlook", "Outlook", "outlook"]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """A time on the wall, and whether the clock that told it was trusted."""
-
-    wall_ns: int
-    trusted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How fast a lane grows.
-
-    Args:
-        records_per_second: records appended.
-        bytes_per_second: what they take in the journal.
-        rest_bytes_per_second: what they will take as batches; the same until there is a batch.
-        span_seconds: over how long it was measured, up to the newest frame of the spool.
-    """
-
-    records_per_second: float
-    bytes_per_second: float
-    rest_bytes_per_second: float
-    span_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class LaneOutlook:
-    """How a lane stands.
+class LaneLife:
+    """How a lane stands in one life of the spool.
 
     Args:
         end: one more than the highest number that was written, released or stated.
         records: pending: neither released nor given up.
         bytes: what they take.
-        oldest: commit of the oldest pending frame; ``None`` where nothing is pending, or its batch
-            does not open.
-        rate: how fast it grows; ``None`` where too little is there to tell.
-        hours_left: as above; ``None`` where nothing grows or no quota is known.
-        settings: how it is kept.
         stated: numbers that are durably stated never to arrive, by reason.
         unstated: numbers that the next opening would state, by reason.
         released: numbers that were released.
@@ -78,21 +42,61 @@ class LaneOutlook:
     end: int
     records: int
     bytes: int
+    stated: Mapping[str, Ranges]
+    unstated: Mapping[str, Ranges]
+    released: Ranges
+    holders: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOutlook:
+    """How a lane stands.
+
+    Args:
+        present: in the present life.
+        past: in the lives that are over, the oldest first.
+        oldest: commit of the oldest pending frame; ``None`` where nothing is pending, or its batch
+            does not open.
+        rate: how fast it grows; ``None`` where too little is there to tell.
+        hours_left: until it has to give up or refuse records; ``None`` where that never comes, or
+            no quota is known.
+        settings: how it is kept.
+        refuses: why it takes nothing, by how much there is; empty when it does.
+    """
+
+    present: LaneLife
+    past: Mapping[Epoch, LaneLife]
     oldest: Moment | None
     rate: Rate | None
     hours_left: float | None
     settings: LaneSettings
-    stated: Mapping[str, Ranges]
-    unstated: Mapping[str, Ranges]
-    released: Ranges
-    holders: Mapping[str, int] = field(default_factory=dict)
+    refuses: str
+
+    @property
+    def records(self) -> int:
+        """Pending, of all lives."""
+        return self.present.records + sum(life.records for life in self.past.values())
+
+    @property
+    def bytes(self) -> int:
+        """What they take."""
+        return self.present.bytes + sum(life.bytes for life in self.past.values())
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """How many numbers are stated never to arrive, of all lives, by reason."""
+        counts: Counter[str] = Counter()
+        for life in (self.present, *self.past.values()):
+            counts.update({why: len(numbers) for why, numbers in life.stated.items()})
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
 class GoesFirst:
-    """What of a lane would be given up first, were the spool full now."""
+    """What of a lane, of one life, would be given up first, were the spool full now."""
 
     lane: Lane
+    epoch: Epoch
     numbers: Ranges
     bytes: int
 
@@ -102,11 +106,13 @@ class Outlook:
     """How a spool stands.
 
     Args:
-        used_bytes: what journals and batches take.
+        used_bytes: what journals, the spare one too, and batches take, in blocks.
         bytes_max: what they may take; ``None`` where nobody says.
-        hours_left: until the spool is full; ``None`` where nothing grows or no quota is known.
+        hours_left: until the spool is full; ``None`` where it never is, or no quota is known.
         newest: commit of the newest frame in the journals.
         goes_first: what the spool would give up, were it full now; empty when nothing may go.
+        first_to_go: the lanes that give up records when it is full, in that order.
+        epochs: how many records are pending of each life, the oldest first, the present one last.
         lanes: how each lane stands, most urgent first.
     """
 
@@ -115,28 +121,16 @@ class Outlook:
     hours_left: float | None
     newest: Moment | None
     goes_first: tuple[GoesFirst, ...]
+    first_to_go: tuple[Lane, ...]
+    epochs: Mapping[Epoch, int]
     lanes: Mapping[Lane, LaneOutlook]
 
 
-@dataclass(frozen=True, slots=True)
-class _Recent:
-    """What the journals tell of the newest boot.
-
-    Args:
-        boot: its id.
-        start: the oldest frame's commit.
-        end: the newest frame's commit.
-        frames: its frames, each once.
-    """
-
-    boot: bytes
-    start: Instant
-    end: Instant
-    frames: tuple[Whole, ...]
-
-
 def outlook(
-    sight: Sight, settings: Mapping[Lane, LaneSettings], bytes_max: int | None = None
+    sight: Sight,
+    settings: Mapping[Lane, LaneSettings],
+    bytes_max: int | None = None,
+    headroom_bytes: int | None = None,
 ) -> Outlook:
     """How a spool stands.
 
@@ -144,158 +138,114 @@ def outlook(
         sight: what was seen of it.
         settings: how its lanes are kept.
         bytes_max: its quota.
+        headroom_bytes: what it leaves free on the file system, where that has less to give.
     """
-    found = sight.survey.lanes
-    recent = _recent(sight)
-    sizes = {lane: _bytes(state) for lane, state in found.items()}
-    rates = {lane: _rate(sight, lane, recent) for lane in found}
     used = _used_bytes(sight)
-    # What is in the journals but released counts for all lanes alike.
-    rest = used - sum(sizes.values())
+    allowed = bytes_max
+    if bytes_max is not None and headroom_bytes is not None:
+        room = used + sight.picture.free_bytes() - headroom_bytes
+        allowed = max(0, min(bytes_max, room))
+    recent = recent_of(sight)
+    rates = {lane: rate_of(sight, lane, recent) for lane in Lane}
+    lives = {lane: _lives(sight, lane) for lane in Lane}
+    sizes = {lane: sum(life.bytes for life in found.values()) for lane, found in lives.items()}
+    growths = {
+        lane: Growth(
+            sizes[lane],
+            0.0 if rate is None else rate.rest_bytes_per_second,
+            settings[lane].bytes_max,
+        )
+        for lane, rate in rates.items()
+    }
+    # What is in the journals but released, and the spare one, count for all lanes alike.
+    room_bytes = None if allowed is None else allowed - (used - sum(sizes.values()))
+    present = sight.identity.epoch
     lanes = {
         lane: LaneOutlook(
-            end=sight.end(lane),
-            records=len(sight.held(lane) - state.released),
-            bytes=sizes[lane],
-            oldest=_oldest(sight, lane),
+            present=lives[lane][present],
+            past={epoch: life for epoch, life in lives[lane].items() if epoch != present},
+            oldest=oldest(sight, lane),
             rate=rates[lane],
-            hours_left=_hours_left(lane, sizes, rates, rest, bytes_max),
+            hours_left=hours_left(lane, growths, settings, room_bytes),
             settings=settings[lane],
-            stated=sight.stated(lane),
-            unstated=state.newly,
-            released=state.released,
-            holders=_holders(sight, lane),
+            refuses=refusal(lane, settings[lane], sizes[lane], used, allowed),
         )
-        for lane, state in sorted(found.items(), key=lambda item: item[0].priority)
+        for lane in Lane
     }
-    least = max(found, key=lambda lane: lane.priority)
     return Outlook(
-        used,
-        bytes_max,
-        lanes[least].hours_left,
-        Moment(recent.end.wall_ns, recent.end.trusted) if recent else None,
-        _goes_first(sight.identity.epoch, found, settings, used, bytes_max),
-        lanes,
+        used_bytes=used,
+        bytes_max=allowed,
+        hours_left=hours_until_full(growths, room_bytes),
+        newest=Moment(recent.end.wall_ns, recent.end.trusted) if recent else None,
+        goes_first=_goes_first(sight, settings, used if allowed is None else allowed),
+        first_to_go=tuple(lane for lane in first_to_go(settings) if lanes[lane].records),
+        epochs={
+            epoch: sum(found[epoch].records for found in lives.values() if epoch in found)
+            for epoch in sight.lives
+        },
+        lanes=lanes,
     )
+
+
+def _lives(sight: Sight, lane: Lane) -> dict[Epoch, LaneLife]:
+    """How a lane stands in each life that it had a number in, and in the present one."""
+    return {
+        epoch: LaneLife(
+            end=sight.end(lane) if epoch == sight.identity.epoch else found.mark.next_seq,
+            records=len(sight.held(lane, epoch) - found.released),
+            bytes=_bytes(found),
+            stated=sight.stated(lane, epoch),
+            unstated=found.newly,
+            released=found.released,
+            holders=_holders(sight, lane, epoch),
+        )
+        for epoch, lanes in sight.lives.items()
+        if (found := lanes.get(lane)) is not None
+    }
 
 
 def _bytes(state: LaneFound) -> int:
     frames = sum(HEADER_BYTES + item.frame.header.body_bytes for item in state.fresh)
-    return frames + sum(item.size for item in state.sealed)
+    return frames + sum(item.allocated for item in state.sealed)
 
 
 def _used_bytes(sight: Sight) -> int:
-    journals = sum(len(content.data) for content in sight.survey.journals)
-    return journals + sum(
-        item.size
-        for state in sight.survey.lanes.values()
+    files = [content.size for content in sight.survey.journals]
+    try:
+        files.append(sight.picture.size(journal.SPARE))
+    except FileNotFoundError:
+        pass
+    return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in files) + sum(
+        item.allocated
+        for lanes in sight.lives.values()
+        for state in lanes.values()
         for item in (*state.sealed, *state.leaving, *state.spoiled)
     )
 
 
-def _hours_left(
-    lane: Lane,
-    sizes: Mapping[Lane, int],
-    rates: Mapping[Lane, Rate | None],
-    rest: int,
-    bytes_max: int | None,
-) -> float | None:
-    urgent = [other for other in sizes if other.priority <= lane.priority]
-    told = [rate for other in urgent if (rate := rates[other]) is not None]
-    growth = sum(rate.rest_bytes_per_second for rate in told)
-    if bytes_max is None or growth <= 0:
-        return None
-    left = max(0, bytes_max - rest - sum(sizes[other] for other in urgent))
-    return left / growth / _HOUR_SECONDS
-
-
 def _goes_first(
-    epoch: Epoch,
-    found: Mapping[Lane, LaneFound],
-    lanes: Mapping[Lane, LaneSettings],
-    used: int,
-    bytes_max: int | None,
+    sight: Sight, settings: Mapping[Lane, LaneSettings], limit: int
 ) -> tuple[GoesFirst, ...]:
-    limit = used if bytes_max is None else bytes_max
-    shelves = [Shelf(epoch, lane, state.sealed, _bytes(state)) for lane, state in found.items()]
-    evictions = plan(shelves, lanes, limit + 1, limit)
-    by_lane: dict[Lane, list[Sealed]] = {}
-    for eviction in evictions:
-        by_lane.setdefault(eviction.lane, []).append(eviction.batch)
+    shelves = [
+        Shelf(epoch, lane, state.sealed, _bytes(state))
+        for epoch, lanes in sight.lives.items()
+        for lane, state in lanes.items()
+    ]
+    by_place: dict[tuple[Lane, Epoch], list[Sealed]] = {}
+    for eviction in plan(shelves, settings, limit + 1, limit):
+        by_place.setdefault((eviction.lane, eviction.epoch), []).append(eviction.batch)
     return tuple(
         GoesFirst(
             lane,
+            epoch,
             Ranges.of([(item.first, item.stop) for item in items]),
-            sum(item.size for item in items),
+            sum(item.allocated for item in items),
         )
-        for lane, items in by_lane.items()
+        for (lane, epoch), items in by_place.items()
     )
 
 
-def _holders(sight: Sight, lane: Lane) -> dict[str, int]:
-    prefix = f"{sight.identity.epoch}/{lane}/"
+def _holders(sight: Sight, lane: Lane, epoch: Epoch) -> dict[str, int]:
+    prefix = f"{epoch}/{lane}/"
     holders = sight.survey.cursor.holders.items()
     return {key.removeprefix(prefix): stop for key, stop in holders if key.startswith(prefix)}
-
-
-# --- times -----------------------------------------------------------------------------------
-
-
-def _oldest(sight: Sight, lane: Lane) -> Moment | None:
-    state = sight.survey.lanes[lane]
-    frame = state.fresh[0].frame.header if state.fresh else None
-    if state.sealed and (frame is None or state.sealed[0].first < frame.first):
-        header = _header(sight, lane, state.sealed[0])
-        return Moment(header.first_wall_ns, header.clock_trusted) if header else None
-    return Moment(frame.at.wall_ns, frame.at.trusted) if frame else None
-
-
-def _recent(sight: Sight) -> _Recent | None:
-    frames = sight.frames()
-    if not frames:
-        return None
-    boot = frames[-1].header.owner.boot
-    once = {
-        (frame.header.lane, frame.header.first): frame
-        for frame in frames
-        if frame.header.owner.boot == boot
-    }
-    times = sorted((frame.header.at for frame in once.values()), key=lambda at: at.mono_ns)
-    return _Recent(boot, times[0], times[-1], tuple(once.values()))
-
-
-def _rate(sight: Sight, lane: Lane, recent: _Recent | None) -> Rate | None:
-    if recent is None:
-        return None
-    headers = [frame.header for frame in recent.frames if frame.header.lane is lane]
-    records = sum(header.count for header in headers)
-    appended = sum(HEADER_BYTES + header.body_bytes for header in headers)
-    span_ns = recent.end.mono_ns - recent.start.mono_ns
-    shrunk = 1.0
-    sealed = sight.survey.lanes[lane].sealed
-    batch = _header(sight, lane, sealed[-1]) if sealed else None
-    if batch is not None:
-        raw = batch.raw_bytes + HEADER_BYTES * len(batch.frames)
-        shrunk = sealed[-1].size / raw
-        # Between a clock that was trusted and one that was not lies a step of it.
-        same = batch.boot == recent.boot and batch.clock_trusted == recent.end.trusted
-        earlier_ns = recent.end.wall_ns - batch.first_wall_ns
-        if same and earlier_ns > span_ns:
-            # Frames that are in the journals and in this batch are counted once.
-            later = [header for header in headers if header.first > batch.last]
-            records = batch.count + sum(header.count for header in later)
-            appended = raw + sum(HEADER_BYTES + header.body_bytes for header in later)
-            span_ns = earlier_ns
-    if span_ns <= 0:
-        return None
-    seconds = span_ns * _NS
-    grown = appended / seconds
-    return Rate(records / seconds, grown, grown * shrunk, seconds)
-
-
-def _header(sight: Sight, lane: Lane, item: Sealed) -> BatchHeader | None:
-    try:
-        return sight.batch(lane, sight.identity.epoch, item).header
-    except (FileNotFoundError, DiskFailed, Refused):
-        # Released meanwhile, or damaged, which is for a check to tell.
-        return None

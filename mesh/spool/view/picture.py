@@ -22,12 +22,12 @@ from mesh.ports import Disk, DiskFile, OpenMode
 from mesh.spool import cursor, journal, shelf
 from mesh.spool.view.onlooker import ReadOnlyDisk, ReadOnlyFile
 from schemas.errors import DiskFailed, Overloaded
-from schemas.limits import CURSOR_BYTES_MAX, KIB
+from schemas.limits import CURSOR_BYTES_MAX, KIB, STORE_BYTES_MAX
 
 __all__ = ["Picture", "take"]
 
 _STORE: Final = "STORE"
-_STORE_BYTES_MAX: Final = 64 * KIB
+_STORE_BYTES_MAX: Final = KIB + STORE_BYTES_MAX
 _ATTEMPTS_MAX: Final = 20
 _JOURNALS_KEPT_OPEN_MAX: Final = 64
 _HEAD_BYTES: Final = 64
@@ -169,12 +169,16 @@ class Picture(ReadOnlyDisk):
         self._names[folder] = there
 
     def _whole(self, path: str, size: int) -> bytes | None:
+        """A small file; ``None`` where there is none, or the medium does not give all of it."""
         try:
             file = self._disk.open(path, "read")
         except FileNotFoundError:
             return None
         try:
             return file.read(0, size)
+        except DiskFailed:
+            # A reader of it gets from the disk what can be had, and tells the rest.
+            return None
         finally:
             file.close()
 

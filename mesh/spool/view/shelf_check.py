@@ -69,6 +69,7 @@ def check(sight: Sight, look: Callable[[], Sight]) -> Iterator[Checked]:
         look: looks anew, where a file has gone since.
     """
     yield from _names(sight)
+    yield from _unknown(sight)
     for lane, epoch in sight.shelves():
         present = epoch == sight.identity.epoch
         links: list[_Link] = []
@@ -119,6 +120,27 @@ def _names(sight: Sight) -> Iterator[Checked]:
                     yield Checked(path, findings=[finding])
                 elif _BATCH.fullmatch(file) is None:
                     yield Checked(path, findings=[_passed_over(path, "not the name of a batch")])
+
+
+def _unknown(sight: Sight) -> Iterator[Checked]:
+    """Lives of which batches are there, and of which ``STORE`` says nothing."""
+    for epoch in sight.unknown:
+        pending = {
+            lane: numbers
+            for lane, shelved in sight.shelves()
+            if shelved == epoch and (numbers := _pending(sight, lane, epoch))
+        }
+        if pending:
+            lanes = ", ".join(f"{lane} {numbers}" for lane, numbers in pending.items())
+            what = f"a life that STORE does not name has {lanes}"
+            then = "the node hands them on from its next life on"
+            finding = Finding(Grade.REMARK, shelf.FOLDER, what, then)
+            yield Checked(shelf.FOLDER, findings=[finding])
+
+
+def _pending(sight: Sight, lane: Lane, epoch: Epoch) -> Ranges:
+    spans = [(item.first, item.stop) for item in _items(sight, lane, epoch)]
+    return Ranges.of(spans) - sight.released(lane, epoch)
 
 
 def _passed_over(path: str, what: str) -> Finding:
@@ -177,8 +199,7 @@ def _not_sound(
     sight: Sight, lane: Lane, epoch: Epoch, item: Sealed, path: str, wrong: str
 ) -> Checked:
     numbers = Ranges.of([(item.first, item.stop)])
-    if epoch == sight.identity.epoch:
-        numbers -= sight.survey.lanes[lane].released | sight.explained(lane)
+    numbers -= sight.released(lane, epoch) | sight.explained(lane, epoch)
     if numbers:
         finding = Finding(Grade.DAMAGE, path, wrong, _SENDING, {lane: numbers})
     else:
@@ -192,9 +213,9 @@ def _gone(
 ) -> list[Finding]:
     """What became of a batch that was there a moment ago: released or given up, or lost."""
     with look() as now:
-        if epoch != now.identity.epoch:
+        if epoch not in now.lives:
             return []
-        known = now.survey.lanes[lane].released | now.explained(lane) | now.held(lane)
+        known = now.released(lane, epoch) | now.explained(lane, epoch) | now.held(lane, epoch)
     numbers = Ranges.of([(item.first, item.stop)]) - known
     if not numbers:
         return []

@@ -4,6 +4,9 @@ The owner concludes from the same files what it goes on with (``mesh.spool.recov
 is ``damaged`` and a reservation that was not used is ``void``, for nobody else can be writing. An
 onlooker keeps apart what is *stated* durably from what *would be* stated at the next opening: while
 a node runs, a reservation is simply in use.
+
+Where ``STORE`` rotted or is gone, the newest journal says whose the files are, as it will say to
+the owner (``mesh.spool.epochs``). Batches of lives that nothing names any more are seen too.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,13 +16,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from mesh.ports import Disk
-from mesh.spool import shelf, store
+from mesh.spool import journal, shelf, store
 from mesh.spool.batch import Batch, parse
+from mesh.spool.epochs import NO_MACHINE
+from mesh.spool.explained import all_of
 from mesh.spool.frame import Whole
+from mesh.spool.recovery import LaneFound
 from mesh.spool.shelf import Sealed
 from mesh.spool.store import Survey
 from mesh.spool.view.picture import Picture, take
-from schemas.errors import Overloaded, Refused, RefusedBecause, StoreUnusable
+from schemas.errors import Damaged, Overloaded, Refused, RefusedBecause, StoreUnusable
 from schemas.limits import BATCH_BYTES_MAX
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
@@ -35,15 +41,19 @@ _NONE: Final = Ranges()
 class Sight:
     """A spool as it was seen. A context manager: leaving gives the descriptors back.
 
+    Where a method takes an epoch, the present one is meant if none is said.
+
     Args:
         picture: its files, held fast.
-        identity: who it is.
+        identity: who it is; its site and node are empty where ``STORE`` does not tell.
         survey: what its files hold.
+        lost: what is wrong with ``STORE``; empty when nothing is.
     """
 
     picture: Picture
     identity: StoreIdentity
     survey: Survey
+    lost: str = ""
 
     def __enter__(self) -> Self:
         return self
@@ -60,26 +70,53 @@ class Sight:
         """Gives the descriptors back. May be called twice."""
         self.picture.close()
 
-    def stated(self, lane: Lane) -> Mapping[str, Ranges]:
+    @property
+    def lives(self) -> Mapping[Epoch, Mapping[Lane, LaneFound]]:
+        """Where each lane of each life stands, the oldest first, the present one last."""
+        return {**self.survey.past, self.identity.epoch: self.survey.lanes}
+
+    @property
+    def unknown(self) -> list[Epoch]:
+        """Lives that have batches on the shelf and that ``STORE`` does not name."""
+        known = self.lives
+        others = {epoch for _, epoch in self.shelves() if epoch not in known}
+        return sorted(others, key=lambda epoch: (epoch.counter, epoch.random))
+
+    def found(self, lane: Lane, epoch: Epoch | None = None) -> LaneFound | None:
+        """Where a lane stands; ``None`` if it never had a number in that life."""
+        return self.lives.get(epoch or self.identity.epoch, {}).get(lane)
+
+    def stated(self, lane: Lane, epoch: Epoch | None = None) -> Mapping[str, Ranges]:
         """Numbers of which it is durably stated that they will never arrive, by reason."""
-        found = self.survey.lanes[lane]
+        found = self.found(lane, epoch)
+        if found is None:
+            return {}
         explained = found.explained.items()
         told = {why: numbers - found.newly.get(why, _NONE) for why, numbers in explained}
         return {why: numbers for why, numbers in told.items() if numbers}
 
-    def explained(self, lane: Lane) -> Ranges:
+    def explained(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
         """The numbers of all stated reasons."""
-        return Ranges.of([s for numbers in self.stated(lane).values() for s in numbers.spans])
+        return all_of(self.stated(lane, epoch))
 
-    def held(self, lane: Lane) -> Ranges:
+    def released(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
+        """What the cursor says of a lane, of a life that ``STORE`` does not name too."""
+        return store.released_in(self.survey.cursor, epoch or self.identity.epoch, lane)
+
+    def held(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
         """Numbers that stand in a batch or in a frame that verifies, and are not given up."""
-        found = self.survey.lanes[lane]
+        found = self.found(lane, epoch)
+        if found is None:
+            return _NONE
         batches = [(item.first, item.stop) for item in found.sealed]
         frames = [(item.frame.header.first, item.frame.header.stop) for item in found.fresh]
         return Ranges.of(batches + frames)
 
     def end(self, lane: Lane) -> int:
-        """One more than the highest number that was ever written, released or stated."""
+        """One more than the highest number that was ever written, released or stated.
+
+        Of the present life: of one that is over ``STORE`` says where it ended.
+        """
         found = self.survey.lanes[lane]
         shelf = [item.stop for item in (*found.sealed, *found.leaving, *found.spoiled)]
         frames = [frame.header.stop for frame in self.frames() if frame.header.lane is lane]
@@ -138,15 +175,16 @@ def look(disk: Disk, pause: Callable[[], object]) -> Sight:
         pause: waits a moment for the owner, before another attempt.
 
     Raises:
-        StoreUnusable: there is none, or ``STORE`` cannot be understood.
+        StoreUnusable: there is none, or it is of a format that is not known here.
+        Damaged: ``STORE`` rotted, and nothing else says whose the files are.
         Overloaded: the owner is too busy for it; later there may be a moment.
         DiskFailed: the medium does not give it back, or permission is missing.
     """
     for _ in range(_ATTEMPTS_MAX):
         picture = take(disk, pause)
         try:
-            identity = _identity(picture)
-            return Sight(picture, identity, store.survey(picture, identity))
+            identity, lost = _identity(picture)
+            return Sight(picture, identity, store.survey(picture, identity), lost)
         except FileNotFoundError:
             # One of very many journals, more than are held fast, was sealed meanwhile.
             picture.close()
@@ -157,8 +195,20 @@ def look(disk: Disk, pause: Callable[[], object]) -> Sight:
     raise Overloaded(f"journals vanished while they were read, {_ATTEMPTS_MAX} times: try again")
 
 
-def _identity(disk: Disk) -> StoreIdentity:
-    identity = store.identity(disk)
-    if identity is None:
-        raise StoreUnusable("there is no spool here: no file STORE")
-    return identity
+def _identity(disk: Disk) -> tuple[StoreIdentity, str]:
+    """Who a store is, and what is wrong with ``STORE``."""
+    rotten: Damaged | None = None
+    try:
+        identity = store.identity(disk)
+    except Damaged as damage:
+        identity, rotten = None, damage
+    if identity is not None:
+        return identity, ""
+    lost = "STORE is gone" if rotten is None else str(rotten)
+    headers = (journal.read_header(disk, number) for number in reversed(journal.numbers(disk)))
+    newest = next((header for header in headers if header is not None), None)
+    if newest is not None:
+        return StoreIdentity(newest.store, "", "", newest.epoch, None, NO_MACHINE), lost
+    if rotten is not None:
+        raise rotten
+    raise StoreUnusable("there is no spool here: no file STORE")

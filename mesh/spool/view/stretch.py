@@ -16,7 +16,7 @@ from schemas.messages import Instant, Lane
 from schemas.ranges import Ranges
 from schemas.stored import Closed, Reserved
 
-__all__ = ["Stretch", "first_owner", "stretches"]
+__all__ = ["Stretch", "first_header", "stretches"]
 
 _FRAME: Final = b"HFfr"
 _END_BYTES: Final = 16
@@ -76,11 +76,9 @@ class Stretch:
         return wire.split(self.body, self.count) if self.body else []
 
 
-def first_owner(data: bytes, offset: int) -> Owner | None:
-    """The owner of the first frame at or behind ``offset`` whose header is whole."""
-    for header, _ in _whole_headers(data, offset, len(data)):
-        return header.owner
-    return None
+def first_header(data: bytes, offset: int) -> FrameHeader | None:
+    """The first whole frame header at or behind ``offset``: whose frames these are."""
+    return next((header for header, _ in _whole_headers(data, offset, len(data))), None)
 
 
 def _whole_headers(data: bytes, start: int, end: int) -> Iterator[tuple[FrameHeader, int]]:
@@ -94,12 +92,13 @@ def _whole_headers(data: bytes, start: int, end: int) -> Iterator[tuple[FrameHea
         start += 1
 
 
-def stretches(data: bytes, owner: Owner | None, begin: int) -> Iterator[Stretch]:
+def stretches(data: bytes, owner: Owner | None, journal: int, begin: int) -> Iterator[Stretch]:
     """The frames of an owner, and what lies between them and behind the last.
 
     Args:
         data: the file.
         owner: whose frames count; ``None`` where nothing tells.
+        journal: which journal's frames count: a file that was used before holds others' too.
         begin: where the first frame begins.
     """
     if owner is None:
@@ -107,7 +106,7 @@ def stretches(data: bytes, owner: Owner | None, begin: int) -> Iterator[Stretch]
             yield Stretch(begin, len(data), wrong="no whole frame header")
         return
     last: dict[Lane, Stretch] = {}
-    for item in scan(data, owner.store, owner.epoch, begin):
+    for item in scan(data, owner.store, owner.epoch, journal, begin):
         header = item.header
         if header is None:
             yield _bare(data, item.offset, item.end)
@@ -186,8 +185,8 @@ def _foreign(data: bytes, start: int, end: int) -> str:
     for header, offset in _whole_headers(data, start, end):
         lane = header.lane or "control"
         return (
-            f"no frame of this store and life; at byte {offset} {lane} {header.first}-"
+            f"no frame of this journal; at byte {offset} {lane} {header.first}-"
             f"{max(header.first, header.stop - 1)} of store {header.owner.store.hex()[:8]}, "
-            f"epoch {header.owner.epoch}"
+            f"epoch {header.owner.epoch}, journal {header.journal}"
         )
     return "no whole frame header" + ("" if data[start:end].strip(b"\0") else ", zeros only")

@@ -2,6 +2,7 @@
 
 Reads everything and changes nothing. What it judges, in this order:
 
+- ``STORE``;
 - the cursor's two slots;
 - each journal: its head, each frame, the bytes between, its reservation;
 - each lane: the numbers that are neither held, nor released, nor explained;
@@ -21,15 +22,19 @@ from mesh.ports import Disk
 from mesh.spool.view import journal_check, shelf_check
 from mesh.spool.view.findings import Finding, Grade
 from mesh.spool.view.sight import Sight, look
-from schemas.errors import Damaged, Refused, RefusedBecause, StoreUnusable
+from schemas.errors import Damaged
 from schemas.limits import RANGES_MAX
 
 __all__ = ["Step", "Verdict", "examine"]
 
 _LOOKS_MAX: Final = 5
-_NO_STORE: Final = (
-    "the node does not start on it; move the folder away to begin a new store, and keep it: "
-    "journals and batches can still be inspected one by one"
+_NEW_LIFE: Final = (
+    "the node begins a new life at its next opening, and hands on what is here under the names it "
+    "has, which the newest journal tells"
+)
+_NOTHING_TELLS: Final = (
+    "no journal tells whose this is; keep the folder: journals and batches can still be inspected "
+    "one by one"
 )
 
 
@@ -89,14 +94,12 @@ def examine(
     """
     try:
         sight, findings = _settled(disk, pause, running=running)
-    except (Damaged, StoreUnusable) as unusable:
-        cause = unusable.__cause__
-        rotten = isinstance(cause, Refused) and cause.reason is not RefusedBecause.BAD_VERSION
-        if isinstance(unusable, StoreUnusable) and not rotten:
-            raise
-        finding = Finding(Grade.DAMAGE, "STORE", str(cause or unusable), _NO_STORE)
+    except Damaged as rotten:
+        finding = Finding(Grade.DAMAGE, "STORE", str(rotten), _NOTHING_TELLS)
         return Verdict("", 0, 0, 0, 0, (finding,), 0, sound=False)
     with sight:
+        if sight.lost:
+            findings.insert(0, Finding(Grade.DAMAGE, "STORE", sight.lost, _NEW_LIFE))
         frames = len(sight.frames())
         read = sum(len(content.data) for content in sight.survey.journals)
         total = read + shelf_check.total_bytes(sight)
@@ -113,7 +116,7 @@ def examine(
             further += len(checked.findings[room:])
         identity = sight.identity
         return Verdict(
-            f"{identity.site}/{identity.node}/{identity.epoch}",
+            f"{identity.site or '?'}/{identity.node or '?'}/{identity.epoch}",
             len(sight.survey.journals),
             frames,
             batches,

@@ -8,7 +8,7 @@ import pytest
 from mesh.spool import batch as batches
 from mesh.spool.batch import Labels
 from mesh.spool.frame import HEADER_BYTES, Owner, pack
-from mesh.spool.journal import Journal, journal_path
+from mesh.spool.journal import END, Journal, journal_path
 from mesh.spool.view.inspection import INSPECTED_BYTES_MAX, FileKind, Inspection, inspect
 from mesh.spool.view.stretch import Stretch
 from schemas import wire
@@ -25,7 +25,7 @@ COUNTS = [2, 1, 3]
 FRAMES, HEADERS, BODIES = chained(COUNTS)
 ENDS = list(accumulate(HEADER_BYTES + len(body) for body in BODIES))
 HEADER = JournalHeader(
-    OWNER.store, EPOCH, OWNER.boot, 1, 5, {Lane.EVENTS: Numbers(LaneMark(0, bytes(16)), 64)}
+    OWNER.store, EPOCH, OWNER.boot, 1, 5, 5, 5, {Lane.EVENTS: Numbers(LaneMark(0, bytes(16)), 64)}
 )
 BATCH = batches.pack(LABELS, HEADERS, BODIES).data
 
@@ -34,8 +34,8 @@ def _journal(data: bytes = FRAMES) -> bytes:
     disk = SimDisk()
     disk.make_directory("journal")
     made = Journal.create(disk, HEADER)
-    made.append(data)
-    return disk.contents()[journal_path(1)]
+    made.append(data + END)
+    return disk.contents()[journal_path(1)].removesuffix(END)
 
 
 WHOLE = _journal()
@@ -77,7 +77,7 @@ def test_a_journal_is_listed_frame_by_frame() -> None:
 def test_a_control_frame_tells_what_it_reserves() -> None:
     """Reservations are shown with their lanes."""
     body = wire.encode(Reserved({Lane.EVENTS: 128}))
-    head, _ = pack(OWNER, None, 0, 0, body, bytes(16), AT)
+    head, _ = pack(OWNER, 1, None, 0, 0, body, bytes(16), AT)
     _, listed = _listed(_journal(head + body))
     assert listed[0].control == Reserved({Lane.EVENTS: 128})
     assert listed[0].lane is None
@@ -161,7 +161,7 @@ def test_frames_of_another_store_are_none() -> None:
 def test_a_frame_that_does_not_go_on_from_the_one_before_is_marked() -> None:
     """A group that was given up, or a frame that is not what it was."""
     own, headers, _ = chained([2])
-    head, _ = pack(OWNER, Lane.EVENTS, headers[-1].stop, 2, BODIES[0], b"x" * 16, AT)
+    head, _ = pack(OWNER, 1, Lane.EVENTS, headers[-1].stop, 2, BODIES[0], b"x" * 16, AT)
     _, listed = _listed(_journal(own + head + BODIES[0]))
     assert [item.unlinked for item in listed] == [False, True]
     assert not any(item.wrong for item in listed)

@@ -7,6 +7,7 @@ import pytest
 
 from mesh.spool import cursor, store
 from mesh.spool.frame import HEADER_BYTES
+from mesh.spool.journal import END
 from mesh.spool.view.findings import Grade
 from mesh.spool.view.verdict import Step, Verdict, examine
 from schemas.errors import StoreUnusable
@@ -101,7 +102,7 @@ def test_what_a_crash_leaves_in_good_order_is_no_damage() -> None:
     """Rows 1, 6: a reservation that was in use and a torn tail are remarks, with what follows."""
     disk = _written(close=False)
     path = _journal(disk)
-    _rewrite(disk, path, disk.contents()[path] + b"HFfr" + bytes(600))
+    _rewrite(disk, path, disk.contents()[path].removesuffix(END) + b"HFfr" + bytes(600))
     verdict = _check(disk)
     assert verdict.sound
     assert {finding.grade for finding in verdict.findings} == {Grade.REMARK}
@@ -283,7 +284,7 @@ def test_a_damaged_store_file_is_damage_and_a_newer_one_is_refused() -> None:
     verdict = _check(disk)
     assert not verdict.sound
     assert verdict.findings[0].file == "STORE"
-    newer = bytes([whole[0], whole[1], whole[2] + 1]) + whole[3:]
+    newer = whole[:4] + bytes([whole[4] + 1]) + whole[5:]
     _rewrite(disk, "STORE", newer)
     with pytest.raises(StoreUnusable):
         _check(disk)

@@ -1,24 +1,20 @@
 """The power-cut bench: who still has what they acknowledged, once the power was cut.
 
-Each round a system works on a file system of its own, at a random moment the power is cut
-(``powercut_disk``), the file system is mounted again, the system opens its store, and what is there
-is compared with what was acknowledged before the cut (``powercut_work``). Holdfast lives with one
-store through all rounds; the others begin each with a new one, whose making was synced, so that
-they lose messages and never their set-up. All have the same eight producers, each with one record
-of 200 bytes outstanding, and are cut at the same moments.
+Holdfast lives with one store through all rounds; the others begin each with a new one, whose making
+was synced, so that they lose messages and never their set-up. All have the same eight producers,
+each with one record of 200 bytes outstanding, and are cut at the same moments.
 
 How many records were acknowledged says little of speed: peers begin cold, and all share a machine
 with this bench. Needs root and loop devices; what cannot be tried here is named, with the reason.
 """
 
-import random
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, Protocol
+from typing import Annotated, Final, NoReturn
 
 import orjson
 import typer
@@ -26,131 +22,23 @@ from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.powercut_disk import (
+from tests.bench.powercut.disk import (
     FILE_SYSTEMS,
     VARIANTS,
     FileSystem,
-    LoopDisk,
     NotHere,
     obstacle,
     own_folder,
 )
-from tests.bench.powercut_holdfast import Holdfast
-from tests.bench.powercut_jetstream import JetStream
-from tests.bench.powercut_mosquitto import Mosquitto
-from tests.bench.powercut_sqlite import Sqlite
-from tests.bench.powercut_work import Told, Verdict
-from tests.bench.powercut_writer import Writer
+from tests.bench.powercut.holdfast import Holdfast
+from tests.bench.powercut.jetstream import JetStream
+from tests.bench.powercut.mosquitto import Mosquitto
+from tests.bench.powercut.rounds import Row, System, cut_rounds
+from tests.bench.powercut.sqlite import Sqlite
 
-__all__ = ["Row", "System", "cut_rounds", "main"]
+__all__ = ["main"]
 
-_SECONDS_MIN: Final = 0.3
-_SECONDS_MAX: Final = 2.5
 _WIDTH_CHARS: Final = 120
-
-
-class System(Protocol):
-    """Something that keeps records and acknowledges them.
-
-    ``lasting`` says whether one store lives through all rounds.
-    """
-
-    name: str
-    lasting: bool
-
-    def obstacle(self) -> str:
-        """Why it cannot be tried on this machine; empty when it can."""
-        ...
-
-    def running(
-        self, root: Path, scratch: Path, cut_round: int, settle: Callable[[], None]
-    ) -> AbstractContextManager[Writer]:
-        """Prepares a store below ``root``, calls ``settle``, and works on it.
-
-        All of its processes have ended when the block has. What need not survive, such as logs,
-        goes to ``scratch``.
-        """
-        ...
-
-    def judge(self, root: Path, scratch: Path, told: Told) -> Verdict:
-        """Opens the store after the cut, and compares."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table: one system on one file system, all rounds together.
-
-    The counts are sums of those of ``Verdict``.
-    """
-
-    file_system: str
-    system: str
-    rounds: int
-    acknowledged: int
-    lost: int
-    opened: int
-    wrong: int
-    released: int
-    evicted: int
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, file_system: str, system: str, verdicts: Sequence[Verdict]) -> "Row":
-        """The sum of its rounds."""
-        return cls(
-            file_system,
-            system,
-            len(verdicts),
-            sum(verdict.acknowledged for verdict in verdicts),
-            sum(verdict.lost for verdict in verdicts),
-            sum(verdict.opened for verdict in verdicts),
-            sum(verdict.wrong for verdict in verdicts),
-            sum(verdict.released for verdict in verdicts),
-            sum(verdict.evicted for verdict in verdicts),
-            tuple(f"round {at}: {item.note}" for at, item in enumerate(verdicts) if item.note),
-        )
-
-    @property
-    def faultless(self) -> bool:
-        """Whether it lost nothing, and opened each time."""
-        return not self.lost and not self.wrong and self.opened == self.rounds
-
-
-def cut_rounds(
-    system: System,
-    file_system: FileSystem,
-    rounds: int,
-    seed: int,
-    folder: Path,
-    seconds: tuple[float, float] = (_SECONDS_MIN, _SECONDS_MAX),
-) -> Generator[Verdict]:
-    """Cuts the power under a system so many times; a verdict for each.
-
-    Args:
-        system: a new one.
-        file_system: what it works on.
-        rounds: how many cuts.
-        seed: of the moments.
-        folder: for the images, on a disk; its own.
-        seconds: from the first acknowledgement to the cut, at least and at most.
-
-    Raises:
-        NotHere: the file system cannot be had on this machine.
-    """
-    # Not of the system: all are cut at the same moments.
-    rng = random.Random(f"{seed} {file_system.name}")
-    done = 0
-    while done < rounds:
-        with LoopDisk(file_system, folder / "disk") as disk:
-            for cut_round in range(done, rounds if system.lasting else done + 1):
-                with system.running(disk.root, folder, cut_round, disk.settle) as writer:
-                    before = writer.listen(rng.uniform(*seconds))
-                    disk.cut()
-                    after = writer.end()
-                disk.restart()
-                yield system.judge(disk.root, folder, Told.parse(cut_round, before, after))
-                done += 1
 
 
 def main(
@@ -220,7 +108,7 @@ def _measure(
 ) -> Row:
     if reason := system.obstacle():
         raise NotHere(reason)
-    verdicts: list[Verdict] = []
+    verdicts = []
     what = f"{system.name} on {kind.name}"
     with (
         own_folder(directory) as folder,

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mesh.ports import Disk, DiskFile, OpenMode
-from mesh.spool import events
+from mesh.spool import events, journal
 from schemas.messages import Lane
 from schemas.ranges import Ranges
 
 __all__ = ["PAGE_BYTES", "PHASES", "Death", "MarkedDisk", "Marks", "phases_at_the_end"]
 
-PHASES: Final = ("none", "open", "append", "rotate", "seal", "release", "evict", "close")
+PHASES: Final = ("none", "open", "append", "rotate", "seal", "release", "evict", "spare", "close")
 PAGE_BYTES: Final = 4096
 _CHOSEN: Final = 0
 _SLOTS: Final = 8
@@ -106,12 +106,8 @@ class Marks:
     def _phase(self, operation: str, path: str, offset: int) -> str:
         if self.stage != "run":
             return self.stage
-        if path.startswith("journal"):
-            if operation == "unlink":
-                return "seal"
-            if offset:
-                return "append"
-            return "evict" if self._evicting else "rotate"
+        if path.startswith(journal.FOLDER):
+            return self._journal_phase(operation, path, offset)
         if path.startswith("cursor"):
             return "release"
         batch = _BATCH.fullmatch(path)
@@ -121,6 +117,17 @@ class Marks:
                 return "release"
             self._evicting = False
             return "evict"
+        return "seal"
+
+    def _journal_phase(self, operation: str, path: str, offset: int) -> str:
+        """The writer begins journals and appends; the worker retires them and makes the spare."""
+        if threading.current_thread().name.startswith("writer"):
+            if offset:
+                return "append"
+            # A loss is stated in the header of a journal that is begun for it.
+            return "evict" if self._evicting else "rotate"
+        if path == journal.SPARE and operation != "unlink":
+            return "spare"
         return "seal"
 
 

@@ -1,7 +1,7 @@
 """A spool on a disk that never syncs: what the power-cut bench must find, or it finds nothing.
 
-Everything else is as in ``powercut_spool``. As a program: ``python -m tests.bench.powercut_hasty
-FOLDER SEED ROUND``.
+Everything else is as in ``tests.bench.powercut.spool``. As a program:
+``python -m tests.bench.powercut.hasty FOLDER SEED ROUND``.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import sys
 
 from mesh.adapters.system import SystemDisk
 from mesh.ports import DiskFile, OpenMode
-from tests.bench.powercut_spool import work
+from tests.bench.powercut.spool import work
 
 __all__ = ["HastyDisk"]
 

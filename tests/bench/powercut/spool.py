@@ -1,6 +1,6 @@
 """A spool at work until its power is cut.
 
-As a program: ``python -m tests.bench.powercut_spool FOLDER SEED ROUND``.
+As a program: ``python -m tests.bench.powercut.spool FOLDER SEED ROUND``.
 
 Built as ``holdfast edge`` builds it, on the real disk, but small, so that within a second or two it
 does all that a spool ever does: commits groups, begins journals, seals them, writes its cursor,
@@ -23,13 +23,16 @@ from mesh.spool.batch import Labels
 from mesh.spool.spool import Appended, Resources, Spool, SpoolSettings
 from schemas.errors import DiskFailed, Overloaded
 from schemas.messages import Lane
-from tests.bench.powercut_work import PRODUCERS, Name, record
-from tests.bench.powercut_writer import say
+from tests.bench.powercut.work import PRODUCERS, Name, record
+from tests.bench.powercut.writer import say
 
 __all__ = ["SETTINGS", "resources", "work"]
 
 SETTINGS: Final = SpoolSettings(
-    Labels("bench", "edge-1"), bytes_max=3 << 19, journal_bytes_max=128 << 10
+    Labels("bench", "edge-1"),
+    bytes_max=3 << 19,
+    journal_bytes_max=128 << 10,
+    spare_bytes=128 << 10,
 )
 _LANES: Final = (
     *(Lane.ALARMS, Lane.ALARMS, Lane.DECISIONS, Lane.DECISIONS),

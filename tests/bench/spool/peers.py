@@ -28,7 +28,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
 from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
-from tests.bench.spool_load import PRODUCERS, Appends
+from tests.bench.spool.load import PRODUCERS, Appends
 
 __all__ = ["bare", "jetstream", "jetstream_server", "queued", "sqlite", "sqlite_grouped"]
 

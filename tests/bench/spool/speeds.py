@@ -9,7 +9,7 @@ from mesh.adapters.system import SystemDisk
 from mesh.spool.journal import FOLDER as JOURNALS
 from mesh.spool.shelf import FOLDER as SHELVES
 from schemas.limits import JOURNAL_BYTES_MAX
-from tests.bench.spool_load import (
+from tests.bench.spool.load import (
     LANE,
     PRODUCERS,
     RECORD_BYTES,
@@ -125,6 +125,7 @@ async def written(root: Path, seconds: float, *, online: bool) -> Written:
     """The load of 64 producers; then everything is released, or everything is sealed."""
     disk = CountedDisk(SystemDisk(root))
     async with opened(disk) as spool, asyncio.TaskGroup() as tasks:
+        spool.set_linked(up=online)
         receiving = tasks.create_task(receipts(spool)) if online else None
         disk.take()
         # Long enough for several journals, so that what is left in the last one counts for little.

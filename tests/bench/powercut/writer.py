@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from mesh.adapters.child import bound_to_parent
+from tests.processes import ROOT
 
 __all__ = ["Writer", "say", "writing"]
 
-_ROOT: Final = Path(__file__).parent.parent.parent
 _START_SECONDS_MAX: Final = 30.0
 _READ_BYTES: Final = 1 << 20
 
@@ -87,11 +87,11 @@ class Writer:
 @contextmanager
 def writing(log: Path, module: str, arguments: Iterable[object]) -> Iterator[Writer]:
     """Runs a module of this folder as a writer; it ends with the block, or with this process."""
-    command = (sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments))
+    command = (sys.executable, "-m", f"tests.bench.powercut.{module}", *map(str, arguments))
     with log.open("ab") as output:
         process = subprocess.Popen(
             bound_to_parent(command),
-            cwd=_ROOT,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=output,

@@ -2,7 +2,7 @@
 
 Once as it comes, when it syncs every two minutes, and once with ``sync_interval: always`` (NATS
 documentation, "JetStream", ``sync_interval``). The stream is made and synced before the work
-begins, so what is lost are messages. As a program: ``python -m tests.bench.powercut_jetstream URL
+begins, so what is lost are messages. As a program: ``python -m tests.bench.powercut.jetstream URL
 SEED ROUND``.
 """
 
@@ -23,8 +23,8 @@ from nats.errors import Error
 from mesh.adapters.child import bound_to_parent
 from mesh.adapters.server.binary import find_binary
 from schemas.errors import ServerUnusable
-from tests.bench.powercut_work import PRODUCERS, Name, Told, Verdict, compare, record
-from tests.bench.powercut_writer import Writer, say, writing
+from tests.bench.powercut.work import PRODUCERS, Name, Told, Verdict, compare, record
+from tests.bench.powercut.writer import Writer, say, writing
 from tests.brokers import RunningBroker, free_port
 
 __all__ = ["JetStream"]
@@ -66,7 +66,7 @@ class JetStream:
             asyncio.run(_make_stream(url))
             settle()
             arguments = (url, self._seed, cut_round)
-            with writing(scratch / "jetstream.log", "powercut_jetstream", arguments) as writer:
+            with writing(scratch / "jetstream.log", "jetstream", arguments) as writer:
                 yield writer
 
     def judge(self, root: Path, scratch: Path, told: Told) -> Verdict:

@@ -1,6 +1,6 @@
 """A process that opens a spool with a backlog, appends to it, and drains it to the end.
 
-``python -m tests.bench.backlog_drain FOLDER`` does what a forwarder does with a perfect link: takes
+``python -m tests.bench.backlog.drain FOLDER`` does what a forwarder does with a perfect link: takes
 batches lane by lane, a window at a time, and releases them; beside that it goes on appending. Each
 batch is opened, its chain checked, and its numbers compared with those before. On standard output
 it says what it saw, as JSON. It is a process of its own, so that its memory is the spool's.
@@ -19,7 +19,7 @@ from mesh.spool.spool import Spool
 from schemas.limits import SEND_WINDOW_BATCHES
 from schemas.messages import Lane
 from schemas.ranges import Ranges
-from tests.bench.spool_load import opened, sample_records
+from tests.bench.spool.load import opened, sample_records
 
 __all__ = ["main"]
 

@@ -6,7 +6,7 @@ It syncs that file before it renames it, but not the folder after (2.0.11, seen 
 a save holds only from the next commit of the file system's journal on: often from the next save.
 Its bound of 1,000 waiting messages is lifted, so that what is missing was taken by the cut alone.
 The session is made and synced before the work begins. As a program: ``python -m
-tests.bench.powercut_mosquitto PORT SEED ROUND``.
+tests.bench.powercut.mosquitto PORT SEED ROUND``.
 """
 
 import os
@@ -25,8 +25,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from mesh.adapters.child import bound_to_parent
-from tests.bench.powercut_work import PRODUCERS, Name, Told, Verdict, compare, record
-from tests.bench.powercut_writer import Writer, say, writing
+from tests.bench.powercut.work import PRODUCERS, Name, Told, Verdict, compare, record
+from tests.bench.powercut.writer import Writer, say, writing
 from tests.brokers import RunningBroker, free_port
 
 __all__ = ["Mosquitto"]
@@ -71,7 +71,7 @@ class Mosquitto:
             # The cut is to come at any moment of the interval, not always early in the first.
             time.sleep(self._rng.uniform(0, _TICKS * (self._autosave_seconds or 0)))
             arguments = (port, self._seed, cut_round)
-            with writing(scratch / "mosquitto-writer.log", "powercut_mosquitto", arguments) as it:
+            with writing(scratch / "mosquitto-writer.log", "mosquitto", arguments) as it:
                 yield it
 
     def judge(self, root: Path, scratch: Path, told: Told) -> Verdict:

@@ -1,6 +1,6 @@
 """The writer that is killed: opens a spool, audits it, then appends, forwards and dies.
 
-``python -m tests.bench.kill_writer`` is a nursery: it imports everything once, reads orders as JSON
+``python -m tests.bench.kill.writer`` is a nursery: it imports everything once, reads orders as JSON
 lines, forks a child for each, and says how the child began and ended. With orders as an argument it
 carries them out itself, for a tracer to hold.
 """
@@ -23,7 +23,7 @@ from schemas import wire
 from schemas.errors import Overloaded
 from schemas.messages import Event, Lane, Severity
 from schemas.ranges import Ranges
-from tests.bench.kill_marks import Death, MarkedDisk, Marks
+from tests.bench.kill.marks import Death, MarkedDisk, Marks
 from tests.spool.telling import Said, Teller
 from tests.spool.verifier import LABELS, Findings, opened, verify
 
@@ -32,6 +32,7 @@ __all__ = ["Orders", "as_line", "live"]
 _PRODUCED: Final = (Lane.ALARMS, Lane.DECISIONS, Lane.EVENTS, Lane.METRICS, Lane.LOGS)
 _NEVER_GIVEN_UP: Final = (Lane.ALARMS, Lane.ACCOUNT)
 _CLEAN_STEPS: Final = 20
+_JOURNAL_BYTES: Final = 24 * 1024
 _DONE: Final = 0
 _FAILED: Final = 1
 _CLOSED: Final = 3
@@ -75,7 +76,13 @@ class Orders:
     def settings(self) -> SpoolSettings:
         """Small in everything, so that all happens all the time."""
         lanes = {lane: replace(DEFAULT_LANES[lane], reserved=128) for lane in Lane}
-        return SpoolSettings(LABELS, self.bytes_max, lanes, journal_bytes_max=24 * 1024)
+        return SpoolSettings(
+            LABELS,
+            self.bytes_max,
+            lanes,
+            journal_bytes_max=_JOURNAL_BYTES,
+            spare_bytes=_JOURNAL_BYTES,
+        )
 
 
 def live(orders: Orders) -> int:

@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
-from mesh.adapters.system import SystemClock, boot_id, entropy, machine_id
-from mesh.ports import Disk
+from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
+from mesh.ports import Disk, DiskFile, OpenMode
 from mesh.spool.batch import Labels
+from mesh.spool.journal import FOLDER as JOURNALS
+from mesh.spool.journal import SPARE
 from mesh.spool.spool import Resources, Spool, SpoolSettings
 from schemas import wire
+from schemas.limits import JOURNAL_BYTES_MAX
 from schemas.messages import Event, Lane, Severity
 from schemas.ranges import Ranges
 
@@ -24,6 +28,7 @@ __all__ = [
     "RECORD_BYTES",
     "Appends",
     "Ignoring",
+    "JournalsDisk",
     "append_awaited",
     "append_bulk",
     "append_one_by_one",
@@ -31,6 +36,7 @@ __all__ = [
     "opened",
     "receipts",
     "sample_records",
+    "warm_up",
 ]
 
 PRODUCERS = 64
@@ -41,6 +47,7 @@ _BYTES_MAX = 16 << 30
 _RECEIPT_SECONDS = 0.25
 _RECEIPTS_LATE = 3
 _SAMPLES = 4096
+_WARM_BYTES_MAX = 24 * JOURNAL_BYTES_MAX
 
 
 class Ignoring:
@@ -58,11 +65,13 @@ class Appends:
         records: how many became durable.
         seconds: in how long.
         latencies: seconds from ``append`` until its caller went on, one for each record or bulk.
+        journals: how many began reused, spared and new meanwhile.
     """
 
     records: int
     seconds: float
     latencies: Sequence[float] = ()
+    journals: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def per_s(self) -> float:
@@ -89,6 +98,41 @@ def _sample(generator: random.Random, number: int) -> bytes:
 
 def _event(wall_ns: int, text: str) -> bytes:
     return wire.encode(Event(wall_ns, wall_ns, "bench", Severity.NOTICE, text))
+
+
+class JournalsDisk(SystemDisk):
+    """The real disk, which counts in what kind of file each journal begins.
+
+    ``reused`` in one that held a whole journal, ``spared`` in a smaller spare, ``new`` in none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reused = self.spared = self.new = 0
+
+    def open(self, path: str, mode: OpenMode) -> DiskFile:
+        """Opens a file."""
+        if mode == "create" and path.startswith(JOURNALS) and path != SPARE:
+            self.new += 1
+        return super().open(path, mode)
+
+    def rename(self, source: str, target: str) -> None:
+        """Renames a file."""
+        if source == SPARE:
+            whole = self.size(SPARE) >= JOURNAL_BYTES_MAX
+            self.reused += whole
+            self.spared += not whole
+        super().rename(source, target)
+
+
+async def warm_up(spool: Spool, disk: JournalsDisk, records: Sequence[bytes]) -> None:
+    """Appends until a journal has begun in the blocks of another, or long enough for that."""
+    bulk = list(records[:BULK_RECORDS])
+    appended = 0
+    while not disk.reused and appended < _WARM_BYTES_MAX:
+        assert await spool.append(LANE, bulk).settled, "the disk failed"
+        appended += BULK_RECORDS * RECORD_BYTES
+    disk.reused = disk.spared = disk.new = 0
 
 
 @asynccontextmanager

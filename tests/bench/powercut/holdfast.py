@@ -19,9 +19,9 @@ from mesh.spool.spool import Spool
 from schemas import wire
 from schemas.messages import Account, Explained, Lane
 from schemas.ranges import Ranges
-from tests.bench.powercut_spool import SETTINGS, resources
-from tests.bench.powercut_work import Name, Number, Told, Verdict, recognise
-from tests.bench.powercut_writer import Writer, writing
+from tests.bench.powercut.spool import SETTINGS, resources
+from tests.bench.powercut.work import Name, Number, Told, Verdict, recognise
+from tests.bench.powercut.writer import Writer, writing
 
 __all__ = ["Found", "Holdfast", "Promises"]
 
@@ -126,7 +126,7 @@ class Holdfast:
     name = "Holdfast"
     lasting = True
 
-    def __init__(self, seed: int, module: str = "powercut_spool") -> None:
+    def __init__(self, seed: int, module: str = "spool") -> None:
         self._seed = seed
         self._module = module
         self._promises = Promises(seed)

@@ -1,7 +1,7 @@
 """A backlog of gigabytes: how soon its spool is open, and how much memory it takes to drain it.
 
 One process builds the backlog and is killed, another one opens and drains it: see
-``tests.bench.backlog_build`` and ``tests.bench.backlog_drain``. What was drained is compared with
+``tests.bench.backlog.build`` and ``tests.bench.backlog.drain``. What was drained is compared with
 what was appended and not released, number by number.
 """
 
@@ -20,7 +20,7 @@ import typer
 from mesh.spool.journal import FOLDER as JOURNALS
 from schemas.limits import JOURNAL_BYTES_MAX
 from schemas.ranges import Ranges
-from tests.bench.spool_load import RECORD_BYTES
+from tests.bench.spool.load import RECORD_BYTES
 from tests.processes import ROOT
 
 __all__ = ["FULL_JOURNAL_FRAMES", "Outcome", "main", "measure"]
@@ -92,10 +92,10 @@ def measure(spool: Path, size: int, frames: int) -> Outcome:
     Raises:
         AssertionError: not exactly what was pending was drained, or out of order.
     """
-    told = json_text.loads(_child("backlog_build", spool, size, frames, ends=-signal.SIGKILL))
+    told = json_text.loads(_child("build", spool, size, frames, ends=-signal.SIGKILL))
     files = [path for path in spool.rglob("*") if path.is_file()]
     on_disk = sum(path.stat().st_size for path in files)
-    seen = json_text.loads(_child("backlog_drain", spool, ends=0))
+    seen = json_text.loads(_child("drain", spool, ends=0))
     records = 0
     for lane, (stop, released) in told.items():
         expected = Ranges(((0, stop),)) - Ranges.of([(start, end) for start, end in released])
@@ -124,7 +124,7 @@ def measure(spool: Path, size: int, frames: int) -> Outcome:
 
 
 def _child(module: str, *arguments: object, ends: int) -> str:
-    command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)]
+    command = [sys.executable, "-m", f"tests.bench.backlog.{module}", *map(str, arguments)]
     child = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     assert child.returncode == ends, f"{module} ended with {child.returncode}, not {ends}"
     return child.stdout

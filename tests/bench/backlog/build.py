@@ -1,6 +1,6 @@
 """A backlog that no network ever took, built in a process that ends by ``SIGKILL``.
 
-``python -m tests.bench.backlog_build FOLDER BYTES FRAMES`` fills the lanes ``decisions`` and
+``python -m tests.bench.backlog.build FOLDER BYTES FRAMES`` fills the lanes ``decisions`` and
 ``logs`` with records of 4 KiB that hardly shrink, and a little of ``readings`` beside, until the
 spool takes so many bytes; releases spans above the cursor; then fills a journal of its own with so
 many frames of one record, and kills itself. On standard output it says what is there, as JSON.
@@ -21,7 +21,7 @@ from schemas import wire
 from schemas.limits import JOURNAL_BYTES_MAX
 from schemas.messages import Lane, LogLine, Reading, Severity
 from schemas.ranges import Ranges
-from tests.bench.spool_load import append_one_by_one, opened, sample_records
+from tests.bench.spool.load import append_one_by_one, opened, sample_records
 
 __all__ = ["main"]
 

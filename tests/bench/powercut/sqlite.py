@@ -2,7 +2,7 @@
 
 ``synchronous=FULL`` promises that a commit survives a power cut, ``NORMAL`` only that the database
 does (sqlite.org/pragma.html, "synchronous"). It has one writer at a time, so its producers take
-turns on one connection. As a program: ``python -m tests.bench.powercut_sqlite FILE SYNCHRONOUS SEED
+turns on one connection. As a program: ``python -m tests.bench.powercut.sqlite FILE SYNCHRONOUS SEED
 ROUND``.
 """
 
@@ -14,8 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.bench.powercut_work import PRODUCERS, Name, Told, Verdict, compare, record
-from tests.bench.powercut_writer import Writer, say, writing
+from tests.bench.powercut.work import PRODUCERS, Name, Told, Verdict, compare, record
+from tests.bench.powercut.writer import Writer, say, writing
 
 __all__ = ["Sqlite"]
 
@@ -50,7 +50,7 @@ class Sqlite:
             database.execute("CREATE TABLE records (id INTEGER PRIMARY KEY, data BLOB)")
         settle()
         arguments = (root / _FILE, self._synchronous, self._seed, cut_round)
-        with writing(scratch / "sqlite.log", "powercut_sqlite", arguments) as writer:
+        with writing(scratch / "sqlite.log", "sqlite", arguments) as writer:
             yield writer
 
     def judge(self, root: Path, scratch: Path, told: Told) -> Verdict:
