@@ -125,7 +125,7 @@ def test_a_disk_that_cannot_mark_the_end_of_a_life_is_asked_again() -> None:
 def test_a_batch_that_is_always_refused_is_parked_and_its_lane_moves_on() -> None:
     """Row 46: after some tries; it stays pending, and a new connection tries it again."""
 
-    async def scenario(world: World, past: Epoch) -> None:
+    async def scenario(world: World, _: Epoch) -> None:
         poison = Refusal(RefusedBecause.BAD_CHAIN, "never", 0.0)
 
         def answer(part: Part) -> Accepted | Refusal:
