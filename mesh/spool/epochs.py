@@ -16,8 +16,9 @@ crash before the moment leaves the old life, one after it journals that name a p
 unlinked on the next opening.
 
 Lives are few, and bounded: what of more than ``PAST_EPOCHS_MAX`` of them is pending is given up as
-``forgotten``, the oldest life first. A life that has nothing pending is dropped from ``STORE`` with
-the change after next, when its last statement has long been made.
+``forgotten``, the oldest life first. A life that has nothing pending is dropped from ``STORE`` by
+the end of a later one that has stated it; that its batches are gone is made durable before, so that
+no crash brings it back.
 """
 
 from collections.abc import Callable, Mapping
@@ -160,11 +161,11 @@ def begin(
     lanes = {lane: _end(disk, labels, found, lane) for lane in Lane}
     told = {lane: numbers for lane, numbers in lanes.items() if numbers.mark.next_seq}
     told_to = found.lanes[Lane.ACCOUNT].mark.next_seq
-    past = [
-        _told_to(life, told_to)
-        for life in identity.past
-        if found.blank or _is_pending(found.past[life.epoch])
-    ]
+    spoken = _has_spoken(found.lanes[Lane.ACCOUNT])
+    over = [life for life in identity.past if spoken and not _is_pending(found.past[life.epoch])]
+    for life in over:
+        shelf.settle(disk, life.epoch)
+    past = [_told_to(life, told_to) for life in identity.past if life not in over]
     past += [PastEpoch(identity.epoch, told)] if told else []
     known = {identity.epoch, *(life.epoch for life in identity.past)}
     past = [*(_adopted(disk, epoch) for epoch in shelf.epochs(disk) if epoch not in known), *past]
@@ -181,6 +182,11 @@ def begin(
     for number in journal.numbers(disk):
         disk.unlink(journal.journal_path(number))
     return new
+
+
+def _has_spoken(accounts: LaneFound) -> bool:
+    """Whether a statement of the life that ends now is durable: at least the one of its opening."""
+    return bool(accounts.fresh or accounts.sealed or accounts.released)
 
 
 def _is_pending(lanes: Mapping[Lane, LaneFound]) -> bool:

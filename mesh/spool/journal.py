@@ -133,7 +133,7 @@ class Journal:
             disk.sync_directory(FOLDER)
         except BaseException:
             file.close()
-            for useless in {written, path}:
+            for useless in dict.fromkeys((written, path)):
                 with suppress(DiskFailed):
                     disk.unlink(useless)
             raise

@@ -32,6 +32,7 @@ __all__ = [
     "put",
     "read",
     "sealed",
+    "settle",
     "tidy",
 ]
 
@@ -137,6 +138,17 @@ def read(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> Batch:
     ):
         raise Damaged(f"{path}: the batch {header} stands there")
     return found
+
+
+def settle(disk: Disk, epoch: Epoch) -> None:
+    """What was unlinked of an epoch stays unlinked, whatever happens.
+
+    Raises:
+        DiskFailed: nobody knows.
+    """
+    for lane in Lane:
+        if str(epoch) in disk.list(f"{FOLDER}/{lane}"):
+            disk.sync_directory(_folder(lane, epoch))
 
 
 def _parsed(disk: Disk, lane: Lane, epoch: Epoch, item: Sealed) -> Batch:

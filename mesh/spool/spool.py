@@ -31,7 +31,7 @@ from mesh.spool import epochs, events, journal, sealing, shelf, store
 from mesh.spool.accounts import statements
 from mesh.spool.age import running_offset_ns
 from mesh.spool.batch import Batch
-from mesh.spool.chores import Chores
+from mesh.spool.chores import Chores, Lives
 from mesh.spool.commit import Located, Writer
 from mesh.spool.epochs import OUTDATED
 from mesh.spool.frame import Owner
@@ -219,15 +219,15 @@ class Spool:
 
     def durable(self, lane: Lane, epoch: Epoch | None = None) -> int:
         """Numbers below this are durable, or explained, or on their way to the disk."""
-        state = self._state(lane, epoch)
+        state = self._lane(lane, epoch)
         return 0 if state is None else state.next_seq - len(state.waiting)
 
     def released(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
         """What was released of a lane."""
-        state = self._state(lane, epoch)
+        state = self._lane(lane, epoch)
         return Ranges() if state is None else state.backlog.released
 
-    def _state(self, lane: Lane, epoch: Epoch | None) -> LaneState | None:
+    def _lane(self, lane: Lane, epoch: Epoch | None) -> LaneState | None:
         """The lane in an epoch, the present one where none is said; ``None`` if it never was."""
         if epoch is None:
             return self._lanes[lane]
@@ -296,14 +296,24 @@ class Spool:
             past: whether to state past epochs too, of which little changes.
         """
         lives = self._lives if past else {self.epoch: self._lanes}
+        try:
+            await self._state(lives)
+        except Overloaded:
+            # More statements than numbers were reserved: the commit reserves as many as fell short.
+            await self.commit()
+            try:
+                await self._state(lives)
+            except (Overloaded, DiskFailed, Refused) as refused:
+                self._observe(events.AccountDelayed(str(refused)))
+        except (DiskFailed, Refused) as refused:
+            self._observe(events.AccountDelayed(str(refused)))
+
+    async def _state(self, lives: Lives) -> None:
         accounts = statements(
             self._resources.clock.now(), lives, self._unrecorded, self._chores.holders
         )
         records = [wire.encode(account) for account in accounts]
-        try:
-            await self.append(Lane.ACCOUNT, records).settled
-        except (Overloaded, DiskFailed, Refused) as refused:
-            self._observe(events.AccountDelayed(str(refused)))
+        await self.append(Lane.ACCOUNT, records).settled
 
     # --- forwarding --------------------------------------------------------------------------
 
@@ -328,7 +338,7 @@ class Spool:
         Raises:
             DiskFailed: it cannot be read now.
         """
-        state = self._state(lane, epoch)
+        state = self._lane(lane, epoch)
         while state is not None and (piece := state.backlog.next_piece(start)) is not None:
             if isinstance(piece, Sealed):
                 found = await self._read_sealed(lane, epoch or self.epoch, piece)
@@ -340,7 +350,7 @@ class Spool:
 
     def has_pending(self, lane: Lane, start: int, epoch: Epoch | None = None) -> bool:
         """Whether a number at or above ``start`` is pending."""
-        state = self._state(lane, epoch)
+        state = self._lane(lane, epoch)
         return state is not None and state.backlog.next_piece(start) is not None
 
     async def _read_sealed(self, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch | None:
@@ -369,7 +379,7 @@ class Spool:
         Raises:
             Refused: ``beyond_sent``: a number was never made durable. Nothing was released.
         """
-        state, durable = self._state(lane, epoch), self.durable(lane, epoch)
+        state, durable = self._lane(lane, epoch), self.durable(lane, epoch)
         if numbers.end > durable:
             raise Refused(
                 RefusedBecause.BEYOND_SENT,

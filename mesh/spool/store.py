@@ -11,7 +11,7 @@
     4   u8  version, 1
     5       reserved, 0 (three bytes)
     8   u32 bytes of the identity
-    12  u32 CRC-32 of the identity
+    12  u32 CRC-32 of the twelve bytes before and the identity
     16      a ``StoreIdentity`` in canonical bytes
 
 ``STORE`` is written beside, synced, renamed, and the folder synced: it is whole or it is not there.
@@ -68,6 +68,7 @@ _MAGIC: Final = b"HFst"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sB3sII")
 _RESERVED: Final = bytes(3)
+_CRC_AT: Final = _HEAD.size - 4
 
 
 def identity(disk: Disk) -> StoreIdentity | None:
@@ -91,7 +92,7 @@ def identity(disk: Disk) -> StoreIdentity | None:
         raise Damaged(f"STORE: {len(data)} bytes that do not begin as a STORE")
     _, version, reserved, size, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size : _HEAD.size + size]
-    if reserved != _RESERVED or len(body) != size or zlib.crc32(body) != crc:
+    if reserved != _RESERVED or len(body) != size or _crc(data[:_CRC_AT], body) != crc:
         raise Damaged("STORE: it does not match its checksum")
     if version != _VERSION:
         raise _of_another_version(f"version {version}")
@@ -101,6 +102,10 @@ def identity(disk: Disk) -> StoreIdentity | None:
         if wrong.reason is RefusedBecause.BAD_VERSION:
             raise _of_another_version(wrong.detail) from wrong
         raise Damaged(f"STORE: {wrong}") from wrong
+
+
+def _crc(head: bytes, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(head))
 
 
 def _of_another_version(found: str) -> StoreUnusable:
@@ -148,7 +153,8 @@ def write(disk: Disk, store: StoreIdentity) -> None:
     disk.unlink(_NEW)
     file = disk.open(_NEW, "create")
     try:
-        file.write(_HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(body), zlib.crc32(body)) + body, 0)
+        head = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(body), 0)[:_CRC_AT]
+        file.write(head + struct.pack("<I", _crc(head, body)) + body, 0)
         file.sync()
     finally:
         file.close()

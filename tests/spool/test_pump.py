@@ -173,7 +173,7 @@ def test_a_full_disk_recovers_when_there_is_space() -> None:
 
     async def main(_: random.Random) -> None:
         disk, said = SimDisk(capacity_bytes=1 << 20), Said()
-        async with opened(disk, SMALL) as spool:
+        async with opened(disk, CALM) as spool:
             assert await said.append(spool, Lane.EVENTS, ["before"])
             await asyncio.sleep(1)
             disk.capacity_bytes = disk.capacity_bytes - disk.free_bytes()
@@ -187,7 +187,7 @@ def test_a_full_disk_recovers_when_there_is_space() -> None:
             assert not spool.degraded
             assert await said.append(spool, Lane.EVENTS, ["y" * 9000])
             await audit(spool, said)
-        async with opened(disk, SMALL) as spool:
+        async with opened(disk, CALM) as spool:
             await audit(spool, said)
 
     play(main)

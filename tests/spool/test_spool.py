@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import random
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -88,7 +89,10 @@ def test_a_store_of_another_node_or_format_is_not_touched() -> None:
             with pytest.raises(StoreUnusable, match="hall/pump"):
                 await Spool.open(resources(disk), other)
         assert disk.contents() == before
-        disk.open("STORE", "update").write(b"\x02", 4)
+        newer = bytearray(before["STORE"])
+        newer[4] = 2
+        newer[12:16] = zlib.crc32(newer[16:], zlib.crc32(newer[:12])).to_bytes(4, "little")
+        disk.open("STORE", "update").write(newer, 0)
         before = disk.contents()
         for _ in range(2):
             with pytest.raises(StoreUnusable, match=r"version 2.*use the version"):
