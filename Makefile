@@ -4,13 +4,17 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench powercut clean lock format
+.PHONY: demo test test-slow check bench powercut clean lock format
 
 demo: $(STAMP)
 	$(RUN)/holdfast demo
 
+# A few minutes. What takes long, and what needs root, is a target of its own.
 test: $(STAMP)
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q -m "not slow and not powercut"
+
+test-slow: $(STAMP)
+	$(RUN)/pytest -q -m "slow and not powercut"
 
 check: $(STAMP)
 	$(RUN)/ruff format --check .
@@ -21,6 +25,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(RUN)/python -m tests.bench decide
 	$(RUN)/python -m tests.bench start
+	$(RUN)/python -m tests.bench spool
+	$(RUN)/python -m tests.bench backlog
 
 # Cuts the power under Holdfast and its peers; needs root, loop devices, xfsprogs and mosquitto.
 ROUNDS ?= 20

@@ -18,25 +18,16 @@ import difflib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import isclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nodes.document import Document, Key, dotted, toml
-from nodes.settings import (
-    BrokerSection,
-    DecisionSection,
-    HeadquartersSection,
-    HealthSection,
-    LogSection,
-    NodeSection,
-    Section,
-    Settings,
-    SpoolSection,
-    UplinkSection,
-)
+from nodes.section import Section
+from nodes.settings import Settings
 from schemas.errors import ConfigurationInvalid
 from schemas.limits import KIB
 
@@ -45,16 +36,6 @@ __all__ = ["describe", "load", "secret"]
 _SECRET_BYTES_MAX: Final = 64 * KIB
 _SHOWN_CHARS_MAX: Final = 80
 _SECRET_KEYS: Final = ("password_file", "key_file")
-_SECTIONS: Final[Mapping[str, type[Section]]] = {
-    "node": NodeSection,
-    "broker": BrokerSection,
-    "spool": SpoolSection,
-    "decisions": DecisionSection,
-    "uplinks": UplinkSection,
-    "headquarters": HeadquartersSection,
-    "log": LogSection,
-    "health": HealthSection,
-}
 
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
@@ -112,9 +93,22 @@ def describe(settings: Settings) -> str:
         several = isinstance(tables, list)
         for table in tables if several else [tables]:
             lines.append(f"[[{section}]]" if several else f"[{section}]")
-            lines += [f"{key} = {toml(value)}" for key, value in table.items()]
+            lines += _table(section, table)
             lines.append("")
     return "\n".join(lines)
+
+
+def _table(name: str, table: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a table, those of the sections in it behind its own keys."""
+    within = _inner(Settings, name)
+    below = {key for key in table if within is not None and _inner(within, key) is not None}
+    yield from (f"{key} = {toml(value)}" for key, value in table.items() if key not in below)
+    for key in table:
+        if key in below:
+            for inner, values in table[key].items():
+                yield ""
+                yield f"[{name}.{key}.{inner}]"
+                yield from (f"{one} = {toml(value)}" for one, value in values.items())
 
 
 def _secret_problems(document: Document, settings: Settings) -> Iterator[str]:
@@ -188,24 +182,33 @@ def _real_key(location: tuple[int | str, ...], tables: object) -> Key:
     return tuple(key)
 
 
-def _section(key: Key) -> type[Section]:
-    """The section that a key stands in."""
-    return _SECTIONS.get(str(key[0]), Settings) if len(key) > 1 else Settings
-
-
-def _name(key: Key) -> str:
-    """The key's own name within its section."""
+def _place(key: Key) -> tuple[type[Section], str]:
+    """The section that a key stands in, and the key's own name there."""
     names = [level for level in key if isinstance(level, str)]
-    return names[min(1, len(names) - 1)] if names else ""
+    section: type[Section] = Settings
+    for name in names[:-1]:
+        inner = _inner(section, name)
+        if inner is None:
+            return section, name
+        section = inner
+    return section, names[-1] if names else ""
+
+
+def _inner(section: type[Section], name: str) -> type[Section] | None:
+    """The section that a key of a section holds, or holds several of."""
+    field = section.model_fields.get(name)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isclass(kind) and issubclass(kind, Section)), None)
 
 
 def _description(key: Key) -> str:
-    field = _section(key).model_fields.get(_name(key))
+    section, name = _place(key)
+    field = section.model_fields.get(name)
     return (field and field.description) or ""
 
 
 def _suggestion(key: Key) -> str:
-    known = list(_section(key).model_fields)
+    known = list(_place(key)[0].model_fields)
     close = difflib.get_close_matches(str(key[-1]), known, n=1)
     if close:
         return f"{close[0]} would be right"

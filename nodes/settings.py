@@ -15,15 +15,15 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ByteSize,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from nodes.section import BYTES_MAX, DAY_MS, Milliseconds, Section
+from nodes.spool_section import SpoolSection
 from schemas.errors import ConfigurationInvalid, Refused
 from schemas.limits import (
     MIB,
@@ -43,17 +43,13 @@ __all__ = [
     "HealthSection",
     "LogSection",
     "NodeSection",
-    "Section",
     "Settings",
-    "SpoolSection",
     "UplinkSection",
     "is_loopback",
 ]
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "nats": 4222, "tls": 4222}
-_DAY_MS: Final = 86_400_000
 _PORT_MAX: Final = 65_535
-_BYTES_MAX: Final = 1 << 60
 
 _PLAINTEXT: Final = (
     "anybody on the network can read and change what is sent without TLS: use a URL with TLS, stay "
@@ -103,7 +99,6 @@ Filter = Annotated[
     ),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=256, description="1 to 256 characters")]
-Milliseconds = Annotated[int, Field(ge=1, le=_DAY_MS, description="milliseconds, 1 to a day")]
 Port = Annotated[int, Field(ge=0, le=_PORT_MAX, description="a port; 0 for a free one")]
 Range = Annotated[
     tuple[float, float],
@@ -111,14 +106,6 @@ Range = Annotated[
     Field(description="[lowest, highest], numbers"),
 ]
 Qos = Annotated[int, Field(ge=0, le=1, description="0 or 1")]
-
-
-class Section(BaseModel):
-    """A table of the configuration: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
 
 class NodeSection(Section):
@@ -217,7 +204,7 @@ class BrokerSection(Endpoint):
         int,
         Field(
             ge=0,
-            le=_DAY_MS,
+            le=DAY_MS,
             description="how long the broker keeps QoS 1 messages for us; 0 for not at all",
         ),
     ] = 3600
@@ -231,19 +218,6 @@ class BrokerSection(Endpoint):
         if self.embedded == (self.url is not None):
             raise ValueError('either embedded = true or url = "mqtt://…", one of the two')
         return self
-
-
-class SpoolSection(Section):
-    """The durable store-and-forward queue."""
-
-    bytes_max: Annotated[
-        ByteSize,
-        Field(
-            ge=32 * MIB,
-            le=_BYTES_MAX,
-            description='32 MiB to 1 EiB, as bytes or as text such as "2 GiB"',
-        ),
-    ] = ByteSize(1 << 30)
 
 
 class DecisionSection(Section):
@@ -269,8 +243,11 @@ class DecisionSection(Section):
     ] = "json"
     field: Annotated[
         dict[Name, Name],
-        Field(description='where a field stands in a reading: {field = "key.within"}'),
-    ] = {}
+        Field(
+            default_factory=dict,
+            description='where a field stands in a reading: {field = "key.within"}',
+        ),
+    ]
     time_field: Annotated[
         Name | None, Field(description="where a reading says its time, UTC milliseconds")
     ] = None
@@ -293,8 +270,14 @@ class DecisionSection(Section):
         Milliseconds | None, Field(description="milliseconds; valid_for_ms when it is not said")
     ] = None
     confidence_min: Annotated[float, Field(ge=0, le=1, description="0 to 1")] = 0.0
-    input_range: Annotated[dict[Name, Range], Field(description="field = [lowest, highest]")] = {}
-    output_range: Annotated[dict[Name, Range], Field(description="value = [lowest, highest]")] = {}
+    input_range: Annotated[
+        dict[Name, Range],
+        Field(default_factory=dict, description="field = [lowest, highest]"),
+    ]
+    output_range: Annotated[
+        dict[Name, Range],
+        Field(default_factory=dict, description="value = [lowest, highest]"),
+    ]
     fallback: Annotated[Name, Field(description="the verdict when the model may not speak")] = (
         "fallback"
     )
@@ -351,7 +334,7 @@ class HeadquartersSection(Endpoint):
         ByteSize,
         Field(
             ge=64 * MIB,
-            le=_BYTES_MAX,
+            le=BYTES_MAX,
             description='64 MiB to 1 EiB, as bytes or as text such as "10 GiB"',
         ),
     ] = ByteSize(10 << 30)
@@ -390,7 +373,7 @@ class Settings(Section):
 
     node: NodeSection | None = None
     broker: BrokerSection | None = None
-    spool: SpoolSection = SpoolSection()
+    spool: SpoolSection = SpoolSection.model_validate({})
     decisions: Annotated[tuple[DecisionSection, ...], Field(max_length=64)] = ()
     uplinks: Annotated[
         tuple[UplinkSection, ...], Field(max_length=1, description="at most one, for now")
@@ -409,6 +392,20 @@ class Settings(Section):
         if twice:
             raise ValueError(f"{', '.join(twice)} stands twice; each needs a name of its own")
         return tables
+
+    @field_validator("decisions")
+    @classmethod
+    def _check_kept(
+        cls, rules: tuple[DecisionSection, ...], others: ValidationInfo
+    ) -> tuple[DecisionSection, ...]:
+        spool: SpoolSection | None = others.data.get("spool")
+        keeping = [rule.name for rule in rules if rule.keep_readings]
+        if spool is not None and keeping and not spool.lanes.readings.enabled:
+            raise ValueError(
+                f"{', '.join(keeping)} keeps readings, and spool.lanes.readings.enabled = false "
+                "takes none: one of the two would be right"
+            )
+        return rules
 
     def for_edge(self) -> "EdgeSettings":
         """The sections that an edge needs.

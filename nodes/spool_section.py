@@ -8,9 +8,17 @@ and printing it tells the effective lanes.
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.settings import DEFAULT_LANES
@@ -28,6 +36,7 @@ _MS: Final = 1000
 _AGE_SECONDS_MIN: Final = 60.0
 _AGE_SECONDS_MAX: Final = 100 * 366 * 86_400.0
 _AGE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhdw]?)\s*")
+_SIZE: Final = TypeAdapter(ByteSize)
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -35,6 +44,9 @@ def _seconds(value: object) -> object:
     """A length of time in seconds, of text such as ``30 d``; anything else as it is."""
     match = _AGE.fullmatch(value) if isinstance(value, str) else None
     return float(match[1]) * _UNIT_SECONDS[match[2]] if match else value
+
+
+_Age = Annotated[float, Field(ge=_AGE_SECONDS_MIN, le=_AGE_SECONDS_MAX), BeforeValidator(_seconds)]
 
 
 class LaneSection(Section):
@@ -60,11 +72,8 @@ class LaneSection(Section):
         ),
     ] = None
     max_age: Annotated[
-        float | None,
-        BeforeValidator(_seconds),
+        _Age | None,
         Field(
-            ge=_AGE_SECONDS_MIN,
-            le=_AGE_SECONDS_MAX,
             description='a minute to 100 years, in seconds or as text such as "12 h" or "30 d"',
         ),
     ] = None
@@ -80,7 +89,9 @@ class LaneSection(Section):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.durability == "commit" and self.interval_ms is not None:
-            raise ValueError('interval_ms belongs to durability = "interval"; leave one of them out')
+            raise ValueError(
+                'interval_ms belongs to durability = "interval"; leave one of them out'
+            )
         if self.when_full is WhenFull.REFUSE and self.quota is None:
             raise ValueError(
                 'when_full = "refuse" needs a quota: nothing of such a lane is ever given up, and '
@@ -100,16 +111,19 @@ class LaneSection(Section):
         )
 
 
+_Table = Annotated[LaneSection, Field(description="a table of keys")]
+
+
 class LanesSection(Section):
     """How each lane is kept."""
 
-    account: LaneSection
-    alarms: LaneSection
-    decisions: LaneSection
-    events: LaneSection
-    metrics: LaneSection
-    readings: LaneSection
-    logs: LaneSection
+    account: _Table
+    alarms: _Table
+    decisions: _Table
+    events: _Table
+    metrics: _Table
+    readings: _Table
+    logs: _Table
 
     @field_validator("account")
     @classmethod
@@ -146,7 +160,7 @@ class SpoolSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _over_defaults(cls, tables: Any) -> Any:
+    def _over_defaults(cls, tables: object) -> object:
         """The tables, over what is said of no lane. What is wrong in them stays as it is."""
         if not isinstance(tables, dict):
             return tables
@@ -171,12 +185,12 @@ class SpoolSection(Section):
         needed = _JOURNALS_BYTES + int(self.lanes.account.quota or 0)
         room = self.bytes_max - needed
         if sum(refusing.values()) > room:
-            quotas = ", ".join(f"{lane} {ByteSize(size).human_readable()}" for lane, size in refusing.items())
+            quotas = ", ".join(f"{lane} {_size(taken)}" for lane, taken in refusing.items())
             raise ValueError(
                 f"lanes that refuse when they are full may take {quotas}; of bytes_max = "
-                f"{self.bytes_max.human_readable()} at most {ByteSize(max(0, room)).human_readable()} is "
-                f"theirs, since {ByteSize(needed).human_readable()} is for journals and accounts: "
-                "lower their quotas or raise bytes_max"
+                f"{_size(self.bytes_max)} at most {_size(max(0, room))} is theirs, since "
+                f"{_size(needed)} is for journals and accounts: lower their quotas or raise "
+                "bytes_max"
             )
         return self
 
@@ -199,13 +213,16 @@ class SpoolSection(Section):
         return tuple(told)
 
 
+def _size(count: int) -> str:
+    return ByteSize(count).human_readable(separator=" ")
+
+
 def _share(bytes_max: object) -> float:
     """How much of the usual size a spool has; all of it where that is not said, or wrong."""
     try:
-        size = ByteSize._validate(bytes_max, None)  # type: ignore[arg-type]
-    except ValueError:
+        return _SIZE.validate_python(bytes_max) / _SPOOL_BYTES
+    except ValidationError:
         return 1.0
-    return size / _SPOOL_BYTES
 
 
 def _defaults(

@@ -12,6 +12,7 @@ __all__ = [
     "EpochBegun",
     "Evicted",
     "LaneOff",
+    "PackerLost",
     "Quarantined",
     "SpoolDegraded",
     "SpoolOpened",
@@ -69,6 +70,18 @@ class LaneOff:
     @property
     def severity(self) -> Severity:
         """Somebody may have forgotten it."""
+        return Severity.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class PackerLost:
+    """The process that packs columns was lost for good: batches are larger from now on."""
+
+    reason: str
+
+    @property
+    def severity(self) -> Severity:
+        """Nothing is lost, but space and traffic go up until the node is started anew."""
         return Severity.WARNING
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from mesh.spool.view.outlook import Moment
+from mesh.spool.view.rates import Moment
 from nodes.commands.process import told
 from schemas.ranges import Ranges
 

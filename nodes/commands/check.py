@@ -36,6 +36,8 @@ def check(
         _check_models(settings, file)
     except MeshError as error:
         fail(error)
+    for warning in settings.spool.warnings:
+        typer.echo(f"holdfast: warning: {file}: {warning}", err=True)
     typer.echo(settings.model_dump_json(indent=2) if json else config.describe(settings))
 
 

@@ -27,6 +27,8 @@ from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
 from mesh.adapters.thread import LoopThread
 from mesh.spool.batch import Labels
+from mesh.spool.events import PackerLost
+from mesh.spool.packing import Packer
 from mesh.spool.spool import Resources, Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
 from nodes import config
@@ -152,7 +154,10 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
 async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncExitStack) -> Spool:
     writer = stack.enter_context(LoopThread("spool-writer"))
     worker = stack.enter_context(ThreadPoolExecutor(1, "spool-worker"))
-    node = settings.node
+    packer = Packer(lambda reason: recorder.observe(PackerLost(reason)))
+    # Its child is waited for, which is for the worker to do, and the last thing that it does.
+    stack.push_async_callback(asyncio.get_running_loop().run_in_executor, worker, packer.close)
+    node, spool = settings.node, settings.spool
     resources = Resources(
         SystemDisk(node.state_directory / "spool"),
         SystemClock(),
@@ -162,9 +167,19 @@ async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncEx
         boot_id(),
         machine_id() or bytes(_ID_BYTES),
         recorder,
+        packer,
     )
-    labels = Labels(node.site, node.name, node.region, node.tenant)
-    return await Spool.open(resources, SpoolSettings(labels, settings.spool.bytes_max))
+    for warning in spool.warnings:
+        _LOGGER.warning("%s", warning)
+    return await Spool.open(
+        resources,
+        SpoolSettings(
+            Labels(node.site, node.name, node.region, node.tenant),
+            int(spool.bytes_max),
+            spool.lane_settings(),
+            headroom_bytes=int(spool.headroom),
+        ),
+    )
 
 
 async def _local_broker(

@@ -26,7 +26,7 @@ from mesh.spool.view.extract import Extracted, Wanted, extract
 from mesh.spool.view.findings import Finding
 from mesh.spool.view.inspection import FileKind, inspect
 from mesh.spool.view.onlooker import ReadOnlyDisk
-from mesh.spool.view.outlook import outlook
+from mesh.spool.view.outlook import Outlook, outlook
 from mesh.spool.view.sight import Sight, look
 from mesh.spool.view.verdict import Step, examine
 from nodes import config
@@ -47,6 +47,7 @@ from nodes.settings import Settings
 from schemas.documents import to_json
 from schemas.errors import (
     ConfigurationInvalid,
+    Damaged,
     DiskReadOnly,
     ExitCode,
     MeshError,
@@ -86,8 +87,7 @@ def status(file: _Config = None, directory: _Directory = None, json: _Json = Fal
     with _failing(folder):
         owner = owner_of(folder)
         with look(_disk(folder), _pause) as sight:
-            bytes_max = None if settings is None else int(settings.spool.bytes_max)
-            seen = outlook(sight, DEFAULT_LANES, bytes_max)
+            seen = _outlook(sight, settings)
             identity, free_bytes = sight.identity, sight.picture.free_bytes()
         if settings is None:
             report = Report("no --config names the broker to ask")
@@ -103,6 +103,13 @@ def status(file: _Config = None, directory: _Directory = None, json: _Json = Fal
             typer.echo(line)
         console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         console.print(status_table(seen))
+
+
+def _outlook(sight: Sight, settings: Settings | None) -> Outlook:
+    if settings is None:
+        return outlook(sight, DEFAULT_LANES)
+    spool = settings.spool
+    return outlook(sight, spool.lane_settings(), int(spool.bytes_max), int(spool.headroom))
 
 
 @app.command(name="inspect")
@@ -300,7 +307,7 @@ def _failing(folder: Path) -> Iterator[None]:
     except DiskReadOnly as refused:
         hint = "run this as the node's user, or as a member of its group"
         fail(DiskReadOnly(f"{refused}: {hint}"))
-    except StoreUnusable as unusable:
+    except (Damaged, StoreUnusable) as unusable:
         fail(StoreUnusable(f"{folder}: {unusable}"))
     except MeshError as error:
         fail(error)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mesh.spool.view.inspection import Inspection
-from mesh.spool.view.outlook import Moment
+from mesh.spool.view.rates import Moment
 from mesh.spool.view.stretch import Stretch
 from nodes.commands.amounts import when
 from nodes.commands.process import escaped, told

@@ -1,12 +1,13 @@
 """The status of a spool: as a document for programs, as a table and lines for people. Pure."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mesh.spool.lane import LaneSettings
-from mesh.spool.view.outlook import LaneOutlook, Outlook
+from mesh.spool.view.outlook import LaneLife, LaneOutlook, Outlook
 from nodes.commands.amounts import (
     lasting,
     moment_document,
@@ -18,9 +19,12 @@ from nodes.commands.amounts import (
 from nodes.commands.owner import Owner
 from nodes.commands.process import escaped
 from nodes.commands.reported import Report
+from nodes.health import lane_settings_document
 from schemas.stored import StoreIdentity
 
 __all__ = ["status_document", "status_lines", "status_table"]
+
+_HOUR_SECONDS: Final = 3600
 
 
 def status_document(
@@ -39,6 +43,7 @@ def status_document(
         "node": identity.node,
         "epoch": str(identity.epoch),
         "parent": None if identity.parent is None else str(identity.parent),
+        "epochs": {str(epoch): {"pending_records": n} for epoch, n in outlook.epochs.items()},
         "owner": {"known": owner.known, "pid": owner.pid},
         "degraded": None if report.silent else report.degraded,
         "degraded_unknown_because": report.silent,
@@ -49,9 +54,15 @@ def status_document(
         "hours_left": outlook.hours_left,
         "newest": moment_document(outlook.newest),
         "goes_first": [
-            {"lane": item.lane, "numbers": str(item.numbers), "bytes": item.bytes}
+            {
+                "lane": item.lane,
+                "epoch": str(item.epoch),
+                "numbers": str(item.numbers),
+                "bytes": item.bytes,
+            }
             for item in outlook.goes_first
         ],
+        "first_to_go": list(outlook.first_to_go),
         "lanes": {str(lane): _lane_document(state, owner) for lane, state in outlook.lanes.items()},
     }
 
@@ -59,7 +70,7 @@ def status_document(
 def _lane_document(state: LaneOutlook, owner: Owner) -> dict[str, object]:
     rate = state.rate
     return {
-        "end": state.end,
+        **_life_document(state.present, owner),
         "pending_records": state.records,
         "pending_bytes": state.bytes,
         "oldest": moment_document(state.oldest),
@@ -71,16 +82,26 @@ def _lane_document(state: LaneOutlook, owner: Owner) -> dict[str, object]:
             "span_seconds": rate.span_seconds,
         },
         "hours_left": state.hours_left,
-        "linger_seconds": state.settings.linger_seconds,
-        "losses": {why: numbers_document(numbers) for why, numbers in state.stated.items()},
+        **lane_settings_document(state.settings),
+        "refuses": state.refuses,
+        "past": {str(epoch): _life_document(life, owner) for epoch, life in state.past.items()},
+    }
+
+
+def _life_document(life: LaneLife, owner: Owner) -> dict[str, object]:
+    return {
+        "end": life.end,
+        "pending_records": life.records,
+        "pending_bytes": life.bytes,
+        "losses": {why: numbers_document(numbers) for why, numbers in life.stated.items()},
         # While a node runs, what it has reserved is in use and no loss.
         "losses_at_next_opening": {
             why: numbers_document(numbers)
-            for why, numbers in state.unstated.items()
+            for why, numbers in life.unstated.items()
             if owner.known and owner.pid is None
         },
-        "released": numbers_document(state.released),
-        "holders": dict(state.holders),
+        "released": numbers_document(life.released),
+        "holders": dict(life.holders),
     }
 
 
@@ -88,22 +109,25 @@ def status_table(outlook: Outlook) -> Table:
     """One row for each lane, most urgent first."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("lane")
-    for name in ("records", "bytes", "oldest", "records/s", "bytes/s", "hours left"):
+    for name in ("records", "bytes", "quota", "oldest", "records/s", "bytes/s", "hours left"):
         table.add_column(name, justify="right")
-    table.add_column("durable")
-    table.add_column("losses")
+    for name in ("durable", "kept for", "when full", "losses"):
+        table.add_column(name)
     for lane, state in outlook.lanes.items():
-        rate = state.rate
+        rate, settings = state.rate, state.settings
         table.add_row(
             lane,
             f"{state.records:,}",
             size(state.bytes),
+            "all" if settings.bytes_max is None else size(settings.bytes_max),
             when(state.oldest),
             "" if rate is None else f"{rate.records_per_second:,.1f}",
             "" if rate is None else size(rate.bytes_per_second),
             lasting(state.hours_left),
-            _durability(state.settings),
-            ", ".join(f"{escaped(why)} {len(gone):,}" for why, gone in state.stated.items()) or "-",
+            _durability(settings),
+            _age(settings),
+            str(settings.when_full) if settings.enabled else "off",
+            ", ".join(f"{escaped(why)} {count:,}" for why, count in state.losses.items()) or "-",
         )
     return table
 
@@ -118,7 +142,8 @@ def status_lines(
 ) -> Iterator[str]:
     """What is said beside the table."""
     yield (
-        f"{escaped(directory)}: spool of {identity.site}/{identity.node}, epoch {identity.epoch}, "
+        f"{escaped(directory)}: spool of {identity.site or '?'}/{identity.node or '?'}, epoch "
+        f"{identity.epoch}, "
         f"{owner}"
     )
     yield f"degraded: {escaped(str(report))}"
@@ -126,24 +151,34 @@ def status_lines(
     if outlook.bytes_max is not None:
         quota = f"of {size(outlook.bytes_max)}"
     yield f"{size(outlook.used_bytes)} used {quota}; {size(free_bytes)} free on the disk"
+    past = {str(epoch): n for epoch, n in outlook.epochs.items() if n and epoch != identity.epoch}
+    if past:
+        yield "pending of lives that are over: " + ", ".join(
+            f"{count:,} records of epoch {epoch}" for epoch, count in past.items()
+        )
+    for lane, state in outlook.lanes.items():
+        if state.refuses:
+            yield f"{lane} takes nothing: {state.refuses}"
     spans = [state.rate.span_seconds for state in outlook.lanes.values() if state.rate]
     if spans:
         newest = when(outlook.newest)
         yield (
             f"rates over {_between(min(spans), max(spans))} s up to {newest}; "
-            "hours left: until a lane gives up its oldest, all less urgent ones first"
+            "hours left: until a lane gives up its oldest, or refuses, all less urgent ones first"
         )
     else:
         yield "rates: not known, too little was appended since the last start"
     if outlook.goes_first:
         yield "when full, first goes: " + "; then ".join(
-            f"{item.lane} {some(item.numbers)} ({size(item.bytes)})" for item in outlook.goes_first
+            f"{item.lane} {some(item.numbers)} ({size(item.bytes)})"
+            + ("" if item.epoch == identity.epoch else f" of epoch {item.epoch}")
+            for item in outlook.goes_first
         )
     else:
         yield "when full, nothing that is sealed may be given up"
     if owner.known and owner.pid is None:
         for lane, state in outlook.lanes.items():
-            for why, numbers in state.unstated.items():
+            for why, numbers in state.present.unstated.items():
                 yield f"at the next opening {lane} states as {why}: {some(numbers)}"
 
 
@@ -156,3 +191,9 @@ def _durability(settings: LaneSettings) -> str:
     if not settings.linger_seconds:
         return "at once"
     return f"awaited, or in {settings.linger_seconds:g} s"
+
+
+def _age(settings: LaneSettings) -> str:
+    if settings.age_seconds_max is None:
+        return "-"
+    return f"{lasting(settings.age_seconds_max / _HOUR_SECONDS)} hours"

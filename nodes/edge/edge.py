@@ -231,6 +231,7 @@ class Edge:
             counts.fallbacks,
             counts.unpublished,
             counts.unrecorded,
+            counts.readings_unrecorded,
             parts.recorder.dropped,
             parts.inference.take_latencies(),
             parts.resident_bytes(),

@@ -18,6 +18,7 @@ from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.spool import DEFAULT_LANES, Spool, SpoolSettings
 from schemas import wire
 from schemas.errors import DiskFailed, Overloaded, StoreUnusable
+from schemas.limits import PAST_EPOCHS_MAX
 from schemas.messages import Account, Lane
 from schemas.ranges import Ranges
 from simulator.clock import VirtualLoop, run
@@ -49,6 +50,7 @@ from simulator.disk_faults import DiskFaults, PowerCut
 
 __all__ = ["Player", "machine_id", "settings_of"]
 
+_ACCOUNTS_RESERVED: Final = (2 * PAST_EPOCHS_MAX + 2) * len(Lane)
 _STORE: Final = "STORE"
 _HEADED_BYTES: Final = 16
 _CALL_SECONDS_MAX: Final = 0.01
@@ -259,6 +261,8 @@ def settings_of(bounds: Bounds) -> SpoolSettings:
         lane: LaneSettings(DEFAULT_LANES[lane].linger_seconds, bounds.numbers_reserved)
         for lane in Lane
     }
+    # An opening states each lane of each life at once.
+    accounts = replace(lanes[Lane.ACCOUNT], reserved=_ACCOUNTS_RESERVED)
     quota, age = bounds.lane_bytes_max, bounds.age_seconds_max
     alarms = replace(lanes[Lane.ALARMS], bytes_max=quota, when_full=WhenFull.REFUSE)
     logs = replace(lanes[Lane.LOGS], bytes_max=quota, age_seconds_max=age)
@@ -266,7 +270,13 @@ def settings_of(bounds: Bounds) -> SpoolSettings:
     return SpoolSettings(
         Labels("hall", "pump"),
         bytes_max=bounds.bytes_max,
-        lanes={**lanes, Lane.ALARMS: alarms, Lane.LOGS: logs, Lane.METRICS: metrics},
+        lanes={
+            **lanes,
+            Lane.ACCOUNT: accounts,
+            Lane.ALARMS: alarms,
+            Lane.LOGS: logs,
+            Lane.METRICS: metrics,
+        },
         journal_bytes_max=bounds.journal_bytes_max,
         journal_seconds_max=60.0,
         release_seconds=bounds.release_seconds,

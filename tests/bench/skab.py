@@ -97,7 +97,7 @@ def frames(
         part = records[start : start + frame_records]
         body = b"".join(part)
         when = at[start + len(part) - 1]
-        _, header = pack(owner, lane, first, len(part), body, before, when)
+        _, header = pack(owner, 1, lane, first, len(part), body, before, when)
         headers.append(header)
         bodies.append(body)
         first, before = header.stop, header.chain_after

@@ -1,22 +1,35 @@
-"""Writes the golden files, once: ``python -m tests.golden.make``. Never overwrites one.
+"""The golden files' maker: ``python -m tests.golden.make``. Writes each once, overwrites none.
 
 A golden file is what version 1 wrote on the day it was made. Where a test finds that today's
-program writes other bytes, the program is wrong, or there is a version 2 to be made beside it.
+program reads it otherwise, or writes other bytes, the program is wrong, or there is a version 2 to
+be made beside it. Of what was zero nothing is kept: the end of ``cursor.1`` is cut off, and
+``store.1/`` holds the pieces of a whole store (``tests.golden.store``), ``store.1.json`` how long
+its files are and what must be found in them.
 """
 
+import json
 from pathlib import Path
 
 from mesh.spool import batch, cursor
 from mesh.spool.batch import Labels
-from mesh.spool.commit import Entry, Group, Standing, Writer
 from mesh.spool.frame import CHAIN_START, Owner, pack
-from mesh.spool.journal import journal_path
+from mesh.spool.journal import END, Journal, journal_path
 from mesh.spool.store import create
 from schemas import wire
-from schemas.messages import Event, Instant, Lane, Severity
+from schemas.messages import Epoch, Event, Instant, Lane, Severity
 from schemas.ranges import Ranges
-from schemas.stored import Cursor, StoreIdentity
+from schemas.stored import (
+    Closed,
+    Cursor,
+    JournalHeader,
+    LaneMark,
+    Numbers,
+    PastEpoch,
+    Reserved,
+    StoreIdentity,
+)
 from simulator.disk import SimDisk
+from tests.golden import store
 from tests.schemas.samples import EPOCH, EXAMPLES
 
 __all__ = ["BATCH_RECORDS", "FOLDER", "LABELS", "OWNER", "RECORDS", "STORE", "make"]
@@ -24,30 +37,51 @@ __all__ = ["BATCH_RECORDS", "FOLDER", "LABELS", "OWNER", "RECORDS", "STORE", "ma
 FOLDER = Path(__file__).parent
 OWNER = Owner(b"S" * 16, EPOCH, b"B" * 16)
 LABELS = Labels("hall", "pump", "eu", "acme")
-STORE = StoreIdentity(OWNER.store, "hall", "pump", EPOCH, None, b"M" * 16)
+_PAST = PastEpoch(
+    Epoch(2, 7),
+    {Lane.EVENTS: Numbers(LaneMark(9, b"C" * 16), 9, {"evicted": Ranges(((2, 4),))}, 3)},
+)
+STORE = StoreIdentity(OWNER.store, "hall", "pump", EPOCH, Epoch(2, 7), b"M" * 16, (_PAST,))
 RECORDS = [
     wire.encode(Event(n, n, "golden", Severity.NOTICE, f"record {n}", {"n": str(n)}))
     for n in range(5)
 ]
 BATCH_RECORDS = [RECORDS[:2], RECORDS[2:]]
 _AT = Instant(1_767_225_600_000_000_000, 5_000_000_000)
-
-
-def _entry(lane: Lane, first: int, records: list[bytes]) -> Entry:
-    return Entry(lane, first, records, sum(map(len, records)))
+_Framed = tuple[bytes, bytes]
+"""A frame, and the chain after it."""
 
 
 def _journal() -> bytes:
     disk = SimDisk()
     disk.make_directory("journal")
-    writer = Writer(disk, OWNER, {}, 41)
-    standing = {Lane.EVENTS: Standing(64, {"void": Ranges(((1, 3),))}, 7)}
-    entries = [_entry(Lane.EVENTS, 3, RECORDS[:3]), _entry(Lane.LOGS, 0, RECORDS[3:4])]
-    writer.commit(Group(_AT, entries, standing, {Lane.EVENTS: 64}))
-    closing = {Lane.EVENTS: Standing(7, {}, 7)}
-    entries = [_entry(Lane.EVENTS, 6, RECORDS[4:])]
-    writer.commit(Group(_AT, entries, closing, {}, close=True))
+    stated = {
+        Lane.EVENTS: Numbers(LaneMark(3, CHAIN_START), 64, {"void": Ranges(((1, 3),))}, 7),
+        Lane.LOGS: Numbers(LaneMark(0, CHAIN_START), 0),
+    }
+    header = JournalHeader(
+        *(OWNER.store, OWNER.epoch, OWNER.boot, 42),
+        *(_AT.wall_ns, 7_000_000_000, _AT.mono_ns),
+        stated,
+    )
+    made = Journal.create(disk, header)
+    first, chained = _framed(Lane.EVENTS, 3, RECORDS[:3], CHAIN_START)
+    line, _ = _framed(Lane.LOGS, 0, RECORDS[3:4], CHAIN_START)
+    made.append(first + line + _control(Reserved({Lane.EVENTS: 128})) + END)
+    last, _ = _framed(Lane.EVENTS, 6, RECORDS[4:], chained)
+    made.append(last + _control(Closed({Lane.EVENTS: 7, Lane.LOGS: 1})) + END)
     return disk.contents()[journal_path(42)]
+
+
+def _framed(lane: Lane | None, first: int, records: list[bytes], before: bytes) -> _Framed:
+    body = b"".join(records)
+    head, header = pack(OWNER, 42, lane, first, len(records), body, before, _AT)
+    return head + body, header.chain_after
+
+
+def _control(message: Reserved | Closed) -> bytes:
+    body = wire.encode(message)
+    return pack(OWNER, 42, None, 0, 0, body, CHAIN_START, _AT)[0] + body
 
 
 def _batch() -> bytes:
@@ -63,9 +97,10 @@ def _batch() -> bytes:
 
 def _cursor() -> bytes:
     disk = SimDisk()
+    cursor.prepare(disk)
     released = {f"{EPOCH}/events": Ranges(((0, 2),))}
     cursor.store(disk, Cursor(2, released, {f"{EPOCH}/events/hq": 2}))
-    return disk.contents()[cursor.PATH]
+    return disk.contents()[cursor.PATH].rstrip(b"\0")
 
 
 def _store() -> bytes:
@@ -89,7 +124,23 @@ def make(folder: Path) -> list[str]:
         if not path.exists():
             path.write_bytes(data)
             written.append(name)
-    return written
+    return written + _make_store(folder)
+
+
+def _make_store(folder: Path) -> list[str]:
+    """The whole store, where there is nothing of it."""
+    told = folder / "store.1.json"
+    if told.exists() or (folder / "store.1").exists():
+        return []
+    files, found = store.build()
+    small, sizes = store.pieces(files)
+    for name, data in small.items():
+        path = folder / "store.1" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    text = json.dumps({"bytes": sizes, "found": found}, indent=1, sort_keys=True)
+    told.write_text(text + "\n", encoding="utf-8")
+    return ["store.1", told.name]
 
 
 if __name__ == "__main__":

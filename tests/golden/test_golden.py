@@ -31,7 +31,7 @@ def test_each_message_reads_and_writes_as_in_version_1(name: str) -> None:
 
 
 def test_a_journal_of_version_1_is_read() -> None:
-    """Frames, reservation, explanation and close."""
+    """Row 48: frames, reservation, explanation and close."""
     data = (FOLDER / "journal.1").read_bytes()
     content = journal.read(_disk(journal.journal_path(42), data), 42, OWNER.store, EPOCH)
     assert content.header is not None
@@ -48,12 +48,12 @@ def test_a_journal_of_version_1_is_read() -> None:
         (Lane.LOGS, 0, RECORDS[3]),
         (Lane.EVENTS, 6, RECORDS[4]),
     ]
-    assert content.reserved == (Reserved({Lane.EVENTS: 64}),)
-    assert content.closed == Closed({Lane.EVENTS: 7})
+    assert content.reserved == (Reserved({Lane.EVENTS: 128}),)
+    assert content.closed == Closed({Lane.EVENTS: 7, Lane.LOGS: 1})
 
 
 def test_a_batch_of_version_1_is_read() -> None:
-    """Its header, and its records with their chain.
+    """Row 48: its header, and its records with their chain.
 
     Compressed bytes may differ between versions of zstd, so they are not written again.
     """
@@ -65,7 +65,7 @@ def test_a_batch_of_version_1_is_read() -> None:
 
 
 def test_a_cursor_of_version_1_is_read() -> None:
-    """What was released, and by whom."""
+    """Row 48: what was released, and by whom."""
     found = cursor.load(_disk("cursor", (FOLDER / "cursor.1").read_bytes()))
     assert found.generation == 2
     assert found.released == {f"{EPOCH}/events": Ranges(((0, 2),))}
@@ -73,7 +73,7 @@ def test_a_cursor_of_version_1_is_read() -> None:
 
 
 def test_a_store_of_version_1_is_read() -> None:
-    """Who it is."""
+    """Row 48: who it is, and what of its past may be pending."""
     assert store.identity(_disk("STORE", (FOLDER / "STORE.1").read_bytes())) == STORE
 
 

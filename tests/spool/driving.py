@@ -156,7 +156,7 @@ def audited(
     folder: Path,
     told: Path,
     given_up: Collection[Explained] = (),
-    **options: Any,
+    **options: int,
 ) -> Findings:
     """Opens what a child left, compares, closes, and compares once more.
 

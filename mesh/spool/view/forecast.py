@@ -76,7 +76,7 @@ def _seconds_until(room_bytes: int | None, growths: Collection[Growth]) -> float
     """Until these lanes have taken the room; ``inf`` where they never do."""
     if room_bytes is None:
         return inf
-    left = room_bytes - sum(growth.bytes for growth in growths)
+    left = float(room_bytes) - sum(growth.bytes for growth in growths)
     growing = sorted(
         (growth for growth in growths if growth.bytes_per_second > 0),
         key=lambda growth: growth.seconds_left,
@@ -87,7 +87,7 @@ def _seconds_until(room_bytes: int | None, growths: Collection[Growth]) -> float
         span = growth.seconds_left - now
         if left <= rate * span:
             return now + max(0, left) / rate
-        left -= int(rate * span)
+        left -= rate * span
         now += span
     return inf
 

@@ -13,8 +13,7 @@ from mesh.spool import journal
 from mesh.spool.frame import HEADER_BYTES
 from mesh.spool.lane import LaneSettings
 from mesh.spool.recovery import LaneFound
-from mesh.spool.retention import Shelf, first_to_go, plan
-from mesh.spool.shelf import Sealed
+from mesh.spool.retention import Eviction, Shelf, first_to_go, plan
 from mesh.spool.view.forecast import Growth, hours_left, hours_until_full, refusal
 from mesh.spool.view.rates import Moment, Rate, oldest, rate_of, recent_of
 from mesh.spool.view.sight import Sight
@@ -106,7 +105,7 @@ class Outlook:
     """How a spool stands.
 
     Args:
-        used_bytes: what journals, the spare one too, and batches take, in blocks.
+        used_bytes: what journals, the spare ones too, and batches take, in blocks.
         bytes_max: what they may take; ``None`` where nobody says.
         hours_left: until the spool is full; ``None`` where it never is, or no quota is known.
         newest: commit of the newest frame in the journals.
@@ -157,7 +156,7 @@ def outlook(
         )
         for lane, rate in rates.items()
     }
-    # What is in the journals but released, and the spare one, count for all lanes alike.
+    # What is in the journals but released, and the spare ones, count for all lanes alike.
     room_bytes = None if allowed is None else allowed - (used - sum(sizes.values()))
     present = sight.identity.epoch
     lanes = {
@@ -211,10 +210,7 @@ def _bytes(state: LaneFound) -> int:
 
 def _used_bytes(sight: Sight) -> int:
     files = [content.size for content in sight.survey.journals]
-    try:
-        files.append(sight.picture.size(journal.SPARE))
-    except FileNotFoundError:
-        pass
+    files += journal.spares(sight.picture).values()
     return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in files) + sum(
         item.allocated
         for lanes in sight.lives.values()
@@ -231,15 +227,15 @@ def _goes_first(
         for epoch, lanes in sight.lives.items()
         for lane, state in lanes.items()
     ]
-    by_place: dict[tuple[Lane, Epoch], list[Sealed]] = {}
+    by_place: dict[tuple[Lane, Epoch], list[Eviction]] = {}
     for eviction in plan(shelves, settings, limit + 1, limit):
-        by_place.setdefault((eviction.lane, eviction.epoch), []).append(eviction.batch)
+        by_place.setdefault((eviction.lane, eviction.epoch), []).append(eviction)
     return tuple(
         GoesFirst(
             lane,
             epoch,
-            Ranges.of([(item.first, item.stop) for item in items]),
-            sum(item.allocated for item in items),
+            Ranges.of([(item.batch.first, item.batch.stop) for item in items]),
+            sum(item.batch.allocated for item in items),
         )
         for (lane, epoch), items in by_place.items()
     )

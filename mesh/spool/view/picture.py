@@ -16,6 +16,7 @@ changed, the picture is taken again, a bounded number of times.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from mesh.ports import Disk, DiskFile, OpenMode
@@ -119,6 +120,7 @@ class Picture(ReadOnlyDisk):
         new = [number for number in late if number > max(early, default=0)]
         there = self._keep(new)
         names = [journal.journal_path(number) for number in sorted({*kept, *there})]
+        names += self._list_spares()
         self._names[journal.FOLDER] = [name.rpartition("/")[2] for name in names]
         for path, data in ((_STORE, before), (cursor.PATH, released)):
             if data is not None:
@@ -147,6 +149,17 @@ class Picture(ReadOnlyDisk):
                     gone.close()
                 continue
             there.append(number)
+        return there
+
+    def _list_spares(self) -> Sequence[str]:
+        """What is kept for later journals: it holds nothing, and takes space."""
+        there = []
+        for name in self._disk.list(journal.FOLDER):
+            path = f"{journal.FOLDER}/{name}"
+            if path.startswith(journal.SPARE):
+                with suppress(FileNotFoundError):
+                    self._sizes[path] = self._disk.size(path)
+                    there.append(path)
         return there
 
     def _list_shelves(self) -> None:

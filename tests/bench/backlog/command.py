@@ -118,7 +118,7 @@ def measure(spool: Path, size: int, frames: int) -> Outcome:
         rss[:: max(1, len(rss) // _SERIES_POINTS)],
         on_disk,
         sum(path.suffix == ".batch" for path in files),
-        sum(path.parent.name == JOURNALS for path in files),
+        sum(path.parent.name == JOURNALS and path.name.isdecimal() for path in files),
         frames,
     )
 

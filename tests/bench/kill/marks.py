@@ -126,7 +126,7 @@ class Marks:
                 return "append"
             # A loss is stated in the header of a journal that is begun for it.
             return "evict" if self._evicting else "rotate"
-        if path == journal.SPARE and operation != "unlink":
+        if path.startswith(journal.SPARE) and operation != "unlink":
             return "spare"
         return "seal"
 

@@ -7,8 +7,8 @@ pass. ``tests.bench.spool.peers`` says what exactly each of them does.
 Ours is a spool with its threads and chores as an edge builds it, its link up, receipts coming about
 a second after a record became durable. A spool begins each journal in the blocks of one that nobody
 needs any more, so before each pass it appends until that has happened once, unmeasured; what it did
-during the passes is told as ``journals_begun``. What is measured is whole: from 64 coroutines that each append a
-record of 200 bytes to their going on once it is durable.
+during the passes is told as ``journals_begun``. What is measured is whole: from 64 coroutines that
+each append a record of 200 bytes to their going on once it is durable.
 
 ``disk_steady`` is the bare loop's slowest pass over its fastest one, ``bare_group_ms`` what a group
 takes it. Where the former is below about a half, or the latter is many times what the disk can do,

@@ -112,14 +112,14 @@ class JournalsDisk(SystemDisk):
 
     def open(self, path: str, mode: OpenMode) -> DiskFile:
         """Opens a file."""
-        if mode == "create" and path.startswith(JOURNALS) and path != SPARE:
+        if mode == "create" and path.startswith(JOURNALS) and not path.startswith(SPARE):
             self.new += 1
         return super().open(path, mode)
 
     def rename(self, source: str, target: str) -> None:
         """Renames a file."""
-        if source == SPARE:
-            whole = self.size(SPARE) >= JOURNAL_BYTES_MAX
+        if source.startswith(SPARE):
+            whole = self.size(source) >= JOURNAL_BYTES_MAX
             self.reused += whole
             self.spared += not whole
         super().rename(source, target)

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from mesh.spool.journal import END
 from mesh.spool.view.inspection import INSPECTED_BYTES_MAX
 from nodes.commands.owner import Owner, owner_in, owner_of
 from nodes.commands.reported import read_report
 from nodes.commands.spool import _since, app
+from schemas.limits import BLOCK_BYTES
 from schemas.messages import Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
@@ -52,11 +54,8 @@ def _run(*arguments: object) -> Result:
 
 
 def _file(store: Path, folder: str) -> Path:
-    return max(path for path in (store / folder).rglob("*") if path.is_file())
-
-
-def _size(store: Path, folder: str, first: int) -> int:
-    return next((store / folder).rglob(f"{first:020d}-*.batch")).stat().st_size
+    files = (path for path in (store / folder).rglob("*") if path.is_file())
+    return max(path for path in files if not path.name.startswith("spare"))
 
 
 def _flip(path: Path, offset: int) -> None:
@@ -102,7 +101,7 @@ def test_status_tells_each_lane(tmp_path: Path) -> None:
     assert list(events["losses_at_next_opening"]) == ["void"]
     assert document["owner"] == {"known": True, "pid": None}
     assert document["goes_first"] == [
-        {"lane": "events", "numbers": "1", "bytes": _size(store, "lanes/events", 1)}
+        {"lane": "events", "epoch": document["epoch"], "numbers": "1", "bytes": BLOCK_BYTES}
     ]
 
 
@@ -190,7 +189,8 @@ def test_inspect_shows_frames_and_records(tmp_path: Path) -> None:
     journal = _file(store, "journal")
     lines = [json.loads(line) for line in _run("inspect", journal, "--json").output.splitlines()]
     assert lines[0]["head"]["number"] == int(journal.name)
-    assert lines[-1]["control"]["kind"] == "closed"
+    assert lines[-2]["control"]["kind"] == "closed"
+    assert lines[-1]["unused"]
 
 
 def test_inspect_ends_with_1_for_damage_and_0_for_a_torn_tail(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_inspect_ends_with_1_for_damage_and_0_for_a_torn_tail(tmp_path: Path) ->
     store = _store(tmp_path, rotating=False)
     journal = _file(store, "journal")
     whole = journal.read_bytes()
-    journal.write_bytes(whole + b"HFfr torn")
+    journal.write_bytes(whole.removesuffix(END) + b"HFfr torn")
     done = _run("inspect", journal)
     assert done.exit_code == 0
     assert "no whole frame header" in done.output

@@ -42,7 +42,10 @@ def test_events_go_to_their_lanes_with_their_severity() -> None:
         assert (alarm.name, alarm.severity) == ("spool_degraded", Severity.CRITICAL)
         assert alarm.attributes == {"reason": "disk gone"}
         event = wire.decode_as(Event, spool.records[Lane.EVENTS][0])
-        assert (event.name, event.text) == ("evicted", "evicted: lane: logs, numbers: 3-7")
+        assert (event.name, event.text) == (
+            "evicted",
+            "evicted: lane: logs, numbers: 3-7, why: evicted",
+        )
         assert spool.appends == [(Lane.ALARMS, 1, True), (Lane.EVENTS, 1, False)]
 
     asyncio.run(story())

@@ -56,8 +56,9 @@ def test_an_onlooker_counts_what_the_spool_counts(settings: SpoolSettings, relea
         state = seen.lanes[lane]
         assert state.records == status.pending_records, lane
         assert state.bytes == status.pending_bytes, lane
-        assert state.end == status.next_seq, lane
-    assert seen.lanes[Lane.EVENTS].holders == ({"hq": release} if release else {})
+        assert state.present.end == status.next_seq, lane
+    assert seen.lanes[Lane.EVENTS].present.holders == ({"hq": release} if release else {})
+    assert seen.used_bytes == said.used_bytes
     assert sum(state.records for state in seen.lanes.values()) > 100 - release
 
 
@@ -112,8 +113,8 @@ def test_the_oldest_pending_record_has_the_time_of_its_commit(settings: SpoolSet
 def test_what_a_reservation_may_cost_is_told_apart_from_what_is_stated() -> None:
     """Nothing is stated while a node runs; the next opening would call the reservation void."""
     lane = _seen(_lived(CALM)[0]).lanes[Lane.EVENTS]
-    assert lane.stated == {}
-    assert list(lane.unstated) == [Explained.VOID]
+    assert lane.present.stated == {}
+    assert list(lane.present.unstated) == [Explained.VOID]
     disk, _ = _lived(CALM)
     disk.unlock(store.LOCK)
 
@@ -123,5 +124,5 @@ def test_what_a_reservation_may_cost_is_told_apart_from_what_is_stated() -> None
 
     play(main)
     lane = _seen(disk).lanes[Lane.EVENTS]
-    assert list(lane.stated) == [Explained.VOID]
-    assert lane.unstated == {}
+    assert list(lane.present.stated) == [Explained.VOID]
+    assert lane.present.unstated == {}

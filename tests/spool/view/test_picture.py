@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from mesh.ports import DiskFile, OpenMode
+from mesh.spool.journal import journal_path, numbers
 from mesh.spool.spool import Spool
 from mesh.spool.view.onlooker import ReadOnlyDisk
 from mesh.spool.view.picture import take
@@ -233,15 +234,17 @@ def test_a_journal_whose_blocks_are_used_again_is_gone() -> None:
     disk = SimDisk()
     _ = [operation(disk) for operation in _life()]
     picture = take(disk, lambda: None)
-    name = picture.list("journal")[0]
-    path = f"journal/{name}"
+    path = journal_path(numbers(picture)[0])
     whole = disk.contents()[path]
     file = picture.open(path, "read")
     assert file.read(0, 1 << 20) == whole
-    disk.rename(path, "journal/spare")
+    disk.rename(path, "journal/spare9")
     assert file.read(0, 1 << 20) == whole
     _write(
-        disk, path="journal/spare", data=b"HFjr another head, longer than the old one" * 3, offset=0
+        disk,
+        path="journal/spare9",
+        data=b"HFjr another head, longer than the old one" * 3,
+        offset=0,
     )
     with pytest.raises(FileNotFoundError):
         file.read(0, 1 << 20)
@@ -253,7 +256,7 @@ def test_a_journal_that_grows_is_still_itself() -> None:
     disk = SimDisk()
     _ = [operation(disk) for operation in _life()]
     picture = take(disk, lambda: None)
-    path = f"journal/{picture.list('journal')[-1]}"
+    path = journal_path(numbers(picture)[-1])
     whole = disk.contents()[path]
     _write(disk, path=path, data=b"more", offset=len(whole))
     assert picture.open(path, "read").read(0, 1 << 20) == whole + b"more"

@@ -7,7 +7,7 @@ import pytest
 
 from mesh.spool import cursor, store
 from mesh.spool.frame import HEADER_BYTES
-from mesh.spool.journal import END
+from mesh.spool.journal import END, SPARE
 from mesh.spool.view.findings import Grade
 from mesh.spool.view.verdict import Step, Verdict, examine
 from schemas.errors import StoreUnusable
@@ -58,7 +58,8 @@ def _lost(verdict: Verdict) -> dict[Lane, str]:
 
 
 def _files(disk: SimDisk, folder: str) -> list[str]:
-    return sorted(path for path in disk.contents() if path.startswith(folder))
+    names = (path for path in disk.contents() if path.startswith(folder))
+    return sorted(path for path in names if not path.startswith(SPARE))
 
 
 def _rewrite(disk: SimDisk, path: str, data: bytes) -> None:
