@@ -40,6 +40,7 @@ __all__ = ["Chores", "Lives"]
 _T = TypeVar("_T")
 _RETRY_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.2
+_TELL_SECONDS: Final = 600.0
 _LOOK_SECONDS: Final = 60.0
 _EXPIRED_AT_ONCE_MAX: Final = 64
 
@@ -102,6 +103,7 @@ class Chores:
         self._free_bytes: int | None = None
         self._spares_known = False
         self._spare_names = journal.spare_names(settings.spares_max)
+        self._told: tuple[events.ChoreFailed, float] | None = None
         self._due = asyncio.Event()
         self._due.set()
         self.linked = False
@@ -218,7 +220,7 @@ class Chores:
             try:
                 await self.do()
             except DiskFailed as failure:
-                self._observe(events.ChoreFailed(str(failure)))
+                self._tell(events.ChoreFailed(str(failure)))
                 self._loop.call_later(_RETRY_SECONDS, self._due.set)
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -497,6 +499,13 @@ class Chores:
     async def _in_worker(self, job: Callable[..., _T], *arguments: object, **more: object) -> _T:
         call = partial(job, *arguments, **more)
         return await self._loop.run_in_executor(self._resources.worker, call)
+
+    def _tell(self, failed: events.ChoreFailed) -> None:
+        """Tells a failure once in a while: telling is itself recorded."""
+        now = self._loop.time()
+        if self._told is None or self._told[0] != failed or now >= self._told[1]:
+            self._told = (failed, now + _TELL_SECONDS)
+            self._observe(failed)
 
     def _observe(self, event: object) -> None:
         self._resources.observer.observe(event)

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 from mesh.ports import Disk
 from mesh.spool.frame import CHAIN_START, HEADER_BYTES, FrameHeader, Owner, Whole, pack
-from mesh.spool.journal import END, Journal
+from mesh.spool.journal import END, Journal, retire
 from schemas import wire
-from schemas.errors import DiskFailed
+from schemas.errors import DiskFailed, DiskFull
 from schemas.limits import FRAME_BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX
 from schemas.messages import Instant, Lane
 from schemas.ranges import Ranges
@@ -129,6 +129,8 @@ class Writer:
         never synced again.
 
         Raises:
+            DiskFull: the new one has no room for it. Where it was begun in a spare, that is a spare
+                again: a smaller group may fit.
             DiskFailed: the new one failed as well. Nothing is promised; a later group may be tried.
         """
         if self._journal is not None and group.rotate:
@@ -140,14 +142,22 @@ class Writer:
                 self._set_down()
         try:
             committed = self._write(self._begin(group), group)
-        except BaseException:
+        except BaseException as failure:
             # Whatever went wrong: half a group may stand there, so nothing may follow it.
-            if self._journal is not None:
-                self._abandoned += (self._journal.number,)
+            number = self._journal.number if self._journal is not None else None
             self._set_down()
+            if number is not None:
+                self._abandon(number, group.spare if isinstance(failure, DiskFull) else "")
             raise
         abandoned, self._abandoned = self._abandoned, ()
         return replace(committed, abandoned=abandoned)
+
+    def _abandon(self, number: int, spare: str) -> None:
+        """A journal that was begun and holds nothing that was promised."""
+        try:
+            retire(self._disk, number, spare)
+        except DiskFailed:
+            self._abandoned += (number,)
 
     def close(self) -> None:
         """Gives the open journal's file back."""

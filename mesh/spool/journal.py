@@ -122,8 +122,13 @@ class Journal:
         assert len(head) <= JOURNAL_HEADER_BYTES_MAX, "what a header explains is bounded"
         data = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head
         path = journal_path(header.number)
+        try:
+            file = disk.open(spare or path, "update" if spare else "create")
+        except FileNotFoundError:
+            # Somebody has removed it.
+            spare = ""
+            file = disk.open(path, "create")
         written = spare or path
-        file = disk.open(written, "update" if spare else "create")
         try:
             file.write(data + END, 0)
             file.sync()

@@ -22,7 +22,7 @@ from mesh.ports import Clock, Observer
 from mesh.spool import events
 from mesh.spool.commit import Committed, Group, Located, Writer
 from mesh.spool.lane import LaneState
-from schemas.errors import DiskFailed, Overloaded, Refused, RefusedBecause
+from schemas.errors import DiskFailed, DiskFull, Overloaded, Refused, RefusedBecause
 from schemas.limits import (
     COMMIT_GROUP_BYTES_MAX,
     NUMBERS_RESERVED,
@@ -317,7 +317,8 @@ class Pump:
         for entry in group.entries:
             numbers = Ranges(((entry.first, entry.first + len(entry.records)),))
             self._lanes[entry.lane].explain(Explained.SHED, numbers)
-        self.spares.pop(group.spare, None)
+        if not isinstance(failure, DiskFull):
+            self.spares.pop(group.spare, None)
         if not self.degraded:
             self.degraded = str(failure) or repr(failure)
             self._shut = True
