@@ -111,7 +111,8 @@ def status_table(outlook: Outlook) -> Table:
     table.add_column("lane")
     for name in ("records", "bytes", "quota", "oldest", "records/s", "bytes/s", "hours left"):
         table.add_column(name, justify="right")
-    for name in ("durable", "kept for", "when full", "losses"):
+    aged = any(state.settings.age_seconds_max is not None for state in outlook.lanes.values())
+    for name in ("durable", *(["kept for"] if aged else []), "when full", "losses"):
         table.add_column(name)
     for lane, state in outlook.lanes.items():
         rate, settings = state.rate, state.settings
@@ -125,7 +126,7 @@ def status_table(outlook: Outlook) -> Table:
             "" if rate is None else size(rate.bytes_per_second),
             lasting(state.hours_left),
             _durability(settings),
-            _age(settings),
+            *([_age(settings)] if aged else []),
             str(settings.when_full) if settings.enabled else "off",
             ", ".join(f"{escaped(why)} {count:,}" for why, count in state.losses.items()) or "-",
         )

@@ -22,7 +22,7 @@ _SHARES: Final[Mapping[Operation, float]] = {
     Operation.SEAL: 0.02,
     Operation.RELEASE: 0.25,
     Operation.EVICT: 0.3,
-    Operation.EPOCH_CHANGE: 1.0,
+    Operation.EPOCH_CHANGE: 0.35,
     Operation.OPEN: 0.03,
     Operation.REST: 0.08,
 }

@@ -21,8 +21,9 @@ from tests.golden.make import FOLDER
 from tests.golden.store import LATER, MACHINE, joined, pieces, restored, seen
 from tests.spool.world import Said, explained_of, opened, pending, play, resources
 
-TOLD: dict[str, Any] = json.loads((FOLDER / "store.1.json").read_text(encoding="utf-8"))
-FILES = joined(FOLDER / "store.1", TOLD["bytes"])
+_READ: dict[str, Any] = json.loads((FOLDER / "store.1.json").read_text(encoding="utf-8"))
+FILES = joined(FOLDER / "store.1", _READ["bytes"])
+FOUND: dict[str, Any] = _READ["found"]
 CLOSED, NEWEST = sorted(path for path in FILES if path.startswith("journal/0"))
 
 
@@ -39,7 +40,7 @@ def test_the_golden_store_has_all_that_a_store_can_have() -> None:
     disk = restored(FILES)
     identity = store.identity(disk)
     assert identity is not None
-    assert [str(life.epoch) for life in identity.past] == TOLD["epochs"][:1]
+    assert [str(life.epoch) for life in identity.past] == FOUND["epochs"][:1]
     assert [path for path in FILES if path.startswith("quarantine/")]
     slots = [FILES["cursor"][: 1 << 18], FILES["cursor"][1 << 18 :]]
     assert sorted(cursor.parse(slot).generation > 0 for slot in slots) == [True, True]
@@ -67,7 +68,7 @@ def test_a_store_of_version_1_opens_to_what_was_in_it() -> None:
         found.update(await seen(spool))
 
     _opened(restored(FILES), look)
-    assert found == TOLD["found"]
+    assert found == FOUND
 
 
 def test_opening_a_store_of_version_1_rewrites_nothing_in_silence() -> None:
@@ -101,9 +102,9 @@ def test_a_store_of_version_1_is_worked_on_and_handed_on() -> None:
         kept.update(await seen(spool))
 
     _opened(disk, work, maintain=True)
-    new = kept["records"].pop(f"{TOLD['epochs'][-1]}/events")
-    wanted = dict(TOLD["found"]["records"])
-    assert new.items() > wanted.pop(f"{TOLD['epochs'][-1]}/events").items()
+    new = kept["records"].pop(f"{FOUND['epochs'][-1]}/events")
+    wanted = dict(FOUND["records"])
+    assert new.items() > wanted.pop(f"{FOUND['epochs'][-1]}/events").items()
     assert kept["records"] == wanted
 
 
@@ -112,16 +113,21 @@ def test_a_store_of_version_1_is_worked_on_and_handed_on() -> None:
 
 def _with_version_2(data: bytes) -> bytes:
     """The same file, whole, whose head says version 2."""
-    return data[:4] + b"\2" + data[5:]
+    return _resealed(data[:4] + b"\2" + data[5:])
 
 
 def _message_of_version_2(data: bytes) -> bytes:
     """The same file, whole, whose message says version 2."""
-    size = int.from_bytes(data[8:12], "little")
-    body = data[16 : 16 + size]
-    assert body[2] == 1, "kind, then version"
-    body = body[:2] + b"\2" + body[3:]
-    return data[:12] + zlib.crc32(body).to_bytes(4, "little") + body + data[16 + size :]
+    version = 16 + (4 if data[16] == 0xDC else 2)
+    assert data[version] == 1, "an array; kind, then version"
+    return _resealed(data[:version] + b"\2" + data[version + 1 :])
+
+
+def _resealed(data: bytes) -> bytes:
+    """With a checksum that matches; that of a STORE covers its head too."""
+    body = data[16 : 16 + int.from_bytes(data[8:12], "little")]
+    crc = zlib.crc32(body, zlib.crc32(data[:12]) if data[:4] == b"HFst" else 0)
+    return data[:12] + crc.to_bytes(4, "little") + data[16:]
 
 
 @pytest.mark.parametrize("newer", [_with_version_2, _message_of_version_2])
@@ -144,13 +150,13 @@ def test_a_store_that_says_version_2_is_refused_and_not_touched(
 @pytest.mark.parametrize("newer", [_with_version_2, _message_of_version_2])
 def test_a_batch_that_says_version_2_is_stated_and_kept(newer: Callable[[bytes], bytes]) -> None:
     """Row 48: it is not guessed at; the loss is its own numbers, its bytes are set aside whole."""
-    path = next(path for path in FILES if path.startswith(f"lanes/events/{TOLD['epochs'][1]}/"))
+    path = next(path for path in FILES if path.startswith(f"lanes/events/{FOUND['epochs'][1]}/"))
     data = newer(FILES[path])
     first, last = map(int, path.rpartition("/")[2].removesuffix(".batch").split("-"))
     disk = restored({**FILES, path: data})
 
     async def look(spool: Spool) -> None:
-        held = TOLD["found"]["records"][f"{spool.epoch}/events"]
+        held = FOUND["records"][f"{spool.epoch}/events"]
         numbers = {n for item in await pending(spool, Lane.EVENTS) for n in item.header.present}
         assert numbers == {int(n) for n in held if not first <= int(n) <= last}
         lost = Ranges(((first, last + 1),)) | Ranges.of([(0, 2)])

@@ -190,7 +190,7 @@ def test_inspect_shows_frames_and_records(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in _run("inspect", journal, "--json").output.splitlines()]
     assert lines[0]["head"]["number"] == int(journal.name)
     assert lines[-2]["control"]["kind"] == "closed"
-    assert lines[-1]["unused"]
+    assert lines[-1]["kind"] == "unused"
 
 
 def test_inspect_ends_with_1_for_damage_and_0_for_a_torn_tail(tmp_path: Path) -> None:
