@@ -15,27 +15,27 @@ a crash leaves undone is done after the next opening, since the files tell of it
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
-from mesh.spool import cursor as cursors
 from mesh.spool import events, journal, sealing, shelf, store
 from mesh.spool.commit import Located
-from mesh.spool.lane import LaneState, WhenFull
+from mesh.spool.lane import WhenFull
+from mesh.spool.lives import Lives, Shelved, states
+from mesh.spool.losses import Losses
 from mesh.spool.pump import Pump
-from mesh.spool.retention import Eviction, Shelf, plan
+from mesh.spool.releases import Releases
+from mesh.spool.retention import Shelf, plan
 from mesh.spool.settings import Resources, SpoolSettings
 from mesh.spool.shelf import Sealed
 from schemas.errors import Damaged, DiskFailed
-from schemas.limits import BLOCK_BYTES, HOLDERS_MAX, JOURNALS_CLOSED_MAX
+from schemas.limits import BLOCK_BYTES, JOURNALS_CLOSED_MAX
 from schemas.messages import Epoch, Explained, Lane
-from schemas.ranges import Ranges
-from schemas.stored import PastEpoch, StoreIdentity
+from schemas.stored import StoreIdentity
 
-__all__ = ["Chores", "Lives"]
+__all__ = ["Chores"]
 
 _T = TypeVar("_T")
 _RETRY_SECONDS: Final = 5.0
@@ -44,20 +44,9 @@ _TELL_SECONDS: Final = 600.0
 _LOOK_SECONDS: Final = 60.0
 _EXPIRED_AT_ONCE_MAX: Final = 64
 
-Lives = Mapping[Epoch, Mapping[Lane, LaneState]]
-"""The lanes of each epoch, the oldest first, the present one last."""
-
-
-class _Item(NamedTuple):
-    """A batch, and where it belongs."""
-
-    epoch: Epoch
-    lane: Lane
-    batch: Sealed
-
 
 class Chores:
-    """Owns the cursor, and what is to be unlinked.
+    """Keeps the spool's house: journals, shelves, quotas, ages, the spare.
 
     Args:
         resources: the spool's.
@@ -84,20 +73,14 @@ class Chores:
         self._identity = identity
         self._lives = lives
         self._pump = pump
-        self._state_accounts = state_accounts
         self._loop = asyncio.get_running_loop()
-        self._cursor = survey.cursor
-        # What was read may stand in the page cache only: it is written again before it is used.
-        self._cursor_stale = survey.cursor.generation > 0
-        found = [
-            (epoch, lane, standing)
-            for epoch, lanes in [*survey.past.items(), (identity.epoch, survey.lanes)]
-            for lane, standing in lanes.items()
-        ]
-        self._unlink = [_Item(e, lane, item) for e, lane, one in found for item in one.leaving]
-        self._spoiled = [_Item(e, lane, item) for e, lane, one in found for item in one.spoiled]
-        self._given_up: list[_Item] = []
-        self._past_stale = False
+        disk, worker = resources.disk, self._in_worker
+        self.releases = Releases(disk, lives, survey, worker)
+        self.losses = Losses(
+            *(disk, identity, lives, pump, self.releases, survey, worker),
+            resources.observer,
+            state_accounts,
+        )
         self._closed_at: dict[int, float] = {}
         self._ages: dict[tuple[Epoch, Lane], tuple[Sealed, int]] = {}
         self._free_bytes: int | None = None
@@ -111,18 +94,9 @@ class Chores:
 
     # --- queries -----------------------------------------------------------------------------
 
-    def holders(self, epoch: Epoch, lane: Lane) -> dict[str, int]:
-        """Up to where each holder has released a lane."""
-        prefix = f"{epoch}/{lane}/"
-        return {
-            key.removeprefix(prefix): number
-            for key, number in self._cursor.holders.items()
-            if key.startswith(prefix)
-        }
-
     def used_bytes(self) -> int:
         """What the spool takes on disk, in blocks."""
-        backlogs = [state.backlog for _, _, state in self._states()]
+        backlogs = [state.backlog for _, _, state in states(self._lives)]
         shelved = sum(backlog.sealed_bytes for backlog in backlogs)
         journals = [self._pump.journal_allocated, *self._pump.closed_journals.values()]
         journals += self._pump.spares.values()
@@ -144,13 +118,8 @@ class Chores:
                 state.backlog.on_shelf,
                 state.backlog.sealed_bytes + state.backlog.fresh_bytes,
             )
-            for epoch, lane, state in self._states()
+            for epoch, lane, state in states(self._lives)
         ]
-
-    def _states(self) -> Iterator[tuple[Epoch, Lane, LaneState]]:
-        for epoch, lanes in self._lives.items():
-            for lane, state in lanes.items():
-                yield epoch, lane, state
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -159,54 +128,10 @@ class Chores:
         self._due.set()
 
     def note_release(self, epoch: Epoch, lane: Lane, gone: Sequence[Sealed], holder: str) -> None:
-        """A holder has released; nobody needs these batches any more.
-
-        Of too many holders the one that was not heard of for longest is forgotten.
-        """
-        self._unlink += [_Item(epoch, lane, item) for item in gone]
-        prefix, key = f"{epoch}/{lane}/", f"{epoch}/{lane}/{holder}"
-        holders = {name: number for name, number in self._cursor.holders.items() if name != key}
-        others = [name for name in holders if name.startswith(prefix)]
-        if len(others) >= HOLDERS_MAX:
-            del holders[others[0]]
-        holders[key] = self._lives[epoch][lane].backlog.released.watermark()
-        self._cursor = replace(self._cursor, holders=holders)
-        self._cursor_stale = True
+        """A holder has released; nobody needs these batches any more."""
+        self.releases.note([Shelved(epoch, lane, item) for item in gone])
+        self.releases.note_holder(epoch, lane, holder)
         self.wake()
-
-    def note_damaged_batch(self, epoch: Epoch, lane: Lane, item: Sealed, detail: str) -> None:
-        """A batch on the shelf does not verify: states the loss, and later sets the file aside."""
-        self._lives[epoch][lane].backlog.drop([item])
-        self._state_damage(epoch, lane, [(item.first, item.stop)], detail)
-        self._spoiled.append(_Item(epoch, lane, item))
-        self.wake()
-
-    def note_damaged_frames(self, lane: Lane, damaged: Sequence[Located]) -> None:
-        """Frames in a journal do not verify: states the loss."""
-        if damaged:
-            epoch = self._identity.epoch
-            self._lives[epoch][lane].backlog.drop_frames(damaged)
-            spans = [(item.frame.header.first, item.frame.header.stop) for item in damaged]
-            self._state_damage(epoch, lane, spans, "a frame no longer matches its checksum")
-
-    def _state_damage(
-        self, epoch: Epoch, lane: Lane, spans: Sequence[tuple[int, int]], detail: str
-    ) -> None:
-        state = self._lives[epoch][lane]
-        numbers = Ranges.of(spans) - state.backlog.released
-        if numbers:
-            self._explain(epoch, lane, Explained.DAMAGED, numbers)
-            self._observe(events.DamageFound(lane, str(numbers), detail))
-
-    def _explain(self, epoch: Epoch, lane: Lane, why: str, numbers: Ranges) -> None:
-        """States a loss; ``_make_durable`` makes the statement so."""
-        # A release may not be durable yet, and a crash would then find these numbers nowhere.
-        released = self._cursor.released.get(f"{epoch}/{lane}", Ranges())
-        self._lives[epoch][lane].explain(why, numbers - released)
-        if epoch == self._identity.epoch:
-            self._pump.rotate()
-        else:
-            self._past_stale = True
 
     # --- what is done ------------------------------------------------------------------------
 
@@ -232,7 +157,7 @@ class Chores:
             return min(_LOOK_SECONDS, max(_PAUSE_SECONDS, left))
         ageing = any(
             state.backlog.records
-            for _, lane, state in self._states()
+            for _, lane, state in states(self._lives)
             if self._settings.lanes[lane].age_seconds_max is not None
         )
         return _LOOK_SECONDS if ageing else None
@@ -253,7 +178,7 @@ class Chores:
         self._free_bytes = await self._in_worker(self._resources.disk.free_bytes)
         await self._expire()
         await self._evict()
-        await self._set_aside_spoiled()
+        await self.losses.set_aside()
         await self._keep_spare()
         if unsealed is not None:
             raise unsealed
@@ -261,46 +186,13 @@ class Chores:
     async def flush(self) -> None:
         """Makes what was released durable, then unlinks what nobody needs any more.
 
+        Until the first journal of this life is durable, nothing goes.
+
         Raises:
             DiskFailed: the cursor before still stands, or something is left to be unlinked.
         """
-        if not self._pump.journal or not (self._cursor_stale or self._unlink):
-            return
-        unlink = list(self._unlink)
-        self._cursor_stale = False
-        released = {
-            f"{epoch}/{lane}": state.backlog.released
-            for epoch, lane, state in self._states()
-            if state.backlog.released
-        }
-        lives = {str(epoch) for epoch in self._lives}
-        holders = {
-            key: number
-            for key, number in self._cursor.holders.items()
-            if key.partition("/")[0] in lives
-        }
-        # Only a success counts up: a second attempt goes to the same slot, never to the good one.
-        cursor = replace(
-            self._cursor,
-            generation=self._cursor.generation + 1,
-            released=released,
-            holders=holders,
-        )
-        try:
-            await self._in_worker(cursors.store, self._resources.disk, cursor)
-        except BaseException:
-            self._cursor_stale = True
-            raise
-        self._cursor = replace(self._cursor, generation=cursor.generation, released=released)
-        await self._clear(unlink, self._unlink)
-
-    async def _clear(self, items: Sequence[_Item], noted: list[_Item]) -> None:
-        """Unlinks batches, and strikes each off the list where it was noted."""
-        for item in items:
-            await self._in_worker(
-                shelf.clear, self._resources.disk, item.lane, item.epoch, [item.batch]
-            )
-            noted.remove(item)
+        if self._pump.journal:
+            await self.releases.flush()
 
     # --- sealing -----------------------------------------------------------------------------
 
@@ -348,9 +240,9 @@ class Chores:
         disk, labels = self._resources.disk, self._settings.labels
         done = await self._in_worker(sealing.seal, disk, labels, frames, self._resources.packer)
         for lane in frames:
-            self.note_damaged_frames(lane, done.damaged[lane])
+            self.losses.note_damaged_frames(lane, done.damaged[lane])
             gone = lanes[lane].backlog.seal(number, done.batches[lane])
-            self._unlink += [_Item(self._identity.epoch, lane, item) for item in gone]
+            self.releases.note([Shelved(self._identity.epoch, lane, item) for item in gone])
         if any(done.damaged.values()) and not await self._pump.commit():
             raise DiskFailed(f"journal {number} stays: a loss could not be stated")
 
@@ -388,8 +280,8 @@ class Chores:
     async def _expire(self) -> None:
         """Gives up batches that are older than their lane keeps records."""
         running_ns = self._resources.clock.now().mono_ns + self._pump.running_offset_ns
-        expired: list[_Item] = []
-        for epoch, lane, state in self._states():
+        expired: list[Shelved] = []
+        for epoch, lane, state in states(self._lives):
             age = self._settings.lanes[lane].age_seconds_max
             if age is None:
                 continue
@@ -397,8 +289,8 @@ class Chores:
                 since_ns = await self._running_ns(epoch, lane, item)
                 if since_ns is None or running_ns - since_ns <= age * 1e9:
                     break
-                expired.append(_Item(epoch, lane, item))
-        await self._give_up(expired, Explained.EXPIRED)
+                expired.append(Shelved(epoch, lane, item))
+        await self.losses.give_up(expired, Explained.EXPIRED)
 
     async def _running_ns(self, epoch: Epoch, lane: Lane, item: Sealed) -> int | None:
         """The running time of a batch's last frame; ``None`` where it cannot be read now."""
@@ -409,7 +301,7 @@ class Chores:
         try:
             found = await self._in_worker(shelf.read, disk, lane, epoch, item)
         except Damaged as damage:
-            self.note_damaged_batch(epoch, lane, item, str(damage))
+            self.losses.note_damaged_batch(epoch, lane, item, str(damage))
             return None
         except (DiskFailed, FileNotFoundError):
             return None
@@ -419,7 +311,8 @@ class Chores:
     async def _evict(self) -> None:
         """Gives up what does not fit, and lets those lanes refuse that never give up anything."""
         evictions = plan(self.shelves(), self._settings.lanes, self.used_bytes(), self.bytes_max())
-        await self._give_up([_Item(*_place(item)) for item in evictions], Explained.EVICTED)
+        given_up = [Shelved(item.epoch, item.lane, item.batch) for item in evictions]
+        await self.losses.give_up(given_up, Explained.EVICTED)
         self._refuse_where_full()
 
     def _refuse_where_full(self) -> None:
@@ -436,66 +329,6 @@ class Chores:
                 elif used > allowed:
                     state.refuses = f"the spool is full, {used} bytes of {allowed}"
 
-    async def _give_up(self, items: Sequence[_Item], why: Explained) -> None:
-        """States a loss, makes that durable, then unlinks.
-
-        What was given up and could not be stated is stated and unlinked the next time.
-        """
-        if not items and not self._given_up:
-            return
-        by_lane: dict[tuple[Epoch, Lane], list[Sealed]] = {}
-        for item in items:
-            by_lane.setdefault((item.epoch, item.lane), []).append(item.batch)
-        for (epoch, lane), batches in by_lane.items():
-            self._lives[epoch][lane].backlog.drop(batches)
-            numbers = Ranges.of([(item.first, item.stop) for item in batches])
-            self._explain(epoch, lane, why, numbers)
-            self._given_up += [_Item(epoch, lane, item) for item in batches]
-            self._observe(events.Evicted(lane, str(numbers), why))
-        await self._make_durable("an eviction could not be stated yet; nothing was unlinked")
-        await self._clear(list(self._given_up), self._given_up)
-        await self._state_accounts()
-
-    async def _make_durable(self, otherwise: str) -> None:
-        """Makes durable what was explained.
-
-        Raises:
-            DiskFailed: it is not.
-        """
-        if self._past_stale:
-            past = tuple(
-                PastEpoch(epoch, {lane: state.ended() for lane, state in lanes.items()})
-                for epoch, lanes in self._lives.items()
-                if epoch != self._identity.epoch
-            )
-            self._identity = replace(self._identity, past=past)
-            await self._in_worker(store.write, self._resources.disk, self._identity)
-            self._past_stale = False
-        self._pump.rotate()
-        if not await self._pump.commit():
-            raise DiskFailed(otherwise)
-
-    async def _set_aside_spoiled(self) -> None:
-        """Takes damaged batches off the shelf, once their loss is durably stated."""
-        if not self._spoiled:
-            return
-        await self._make_durable("a damaged batch stays: its loss could not be stated yet")
-        for item in list(self._spoiled):
-            disk = self._resources.disk
-            name = await self._in_worker(store.set_aside, disk, item.lane, item.epoch, item.batch)
-            self._spoiled.remove(item)
-            if name:
-                self._observe(events.Quarantined(name))
-
-    async def mark_outdated(self, machine: bytes) -> None:
-        """Writes into ``STORE`` that the next opening begins a new life.
-
-        Raises:
-            DiskFailed: it is not written.
-        """
-        self._identity = replace(self._identity, machine=machine)
-        await self._in_worker(store.write, self._resources.disk, self._identity)
-
     async def _in_worker(self, job: Callable[..., _T], *arguments: object, **more: object) -> _T:
         call = partial(job, *arguments, **more)
         return await self._loop.run_in_executor(self._resources.worker, call)
@@ -509,7 +342,3 @@ class Chores:
 
     def _observe(self, event: object) -> None:
         self._resources.observer.observe(event)
-
-
-def _place(item: Eviction) -> tuple[Epoch, Lane, Sealed]:
-    return item.epoch, item.lane, item.batch

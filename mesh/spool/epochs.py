@@ -78,7 +78,9 @@ def is_foreign(identity: StoreIdentity, machine: bytes) -> bool:
     return known and identity.machine != machine
 
 
-def reason_to_begin(identity: StoreIdentity, found: store.Survey, machine: bytes) -> str:
+def reason_to_begin(
+    disk: Disk, identity: StoreIdentity, found: store.Survey, machine: bytes
+) -> str:
     """Why a new life must begin; empty when it need not."""
     if identity.machine == OUTDATED:
         return "the store was restored from an older copy, or lost its STORE"
@@ -86,6 +88,8 @@ def reason_to_begin(identity: StoreIdentity, found: store.Survey, machine: bytes
         return "the store was made on another machine"
     if found.blank:
         return "nothing tells which numbers were handed out"
+    if set(shelf.epochs(disk)) - {identity.epoch, *(life.epoch for life in identity.past)}:
+        return "there are batches of a life that STORE does not name"
     return ""
 
 
@@ -109,7 +113,7 @@ def identify(
     except Damaged as damage:
         identity, lost = None, str(damage)
     if identity is None:
-        identity = _from_journals(disk, labels)
+        identity = _from_journals(disk, labels) or _from_shelves(disk, labels, entropy)
         lost = lost or ("STORE is gone" if identity is not None else "")
     made = identity is None
     if identity is None:
@@ -132,6 +136,17 @@ def _from_journals(disk: Disk, labels: Labels) -> StoreIdentity | None:
             where = (labels.site, labels.node)
             return StoreIdentity(header.store, *where, header.epoch, None, OUTDATED)
     return None
+
+
+def _from_shelves(
+    disk: Disk, labels: Labels, entropy: Callable[[int], bytes]
+) -> StoreIdentity | None:
+    """A store of which only batches are left: its newest life is over."""
+    lives = shelf.epochs(disk)
+    if not lives:
+        return None
+    last = max(lives, key=lambda epoch: epoch.counter)
+    return StoreIdentity(entropy(16), labels.site, labels.node, last, None, OUTDATED)
 
 
 def begin(

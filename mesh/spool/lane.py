@@ -71,6 +71,7 @@ class LaneStatus:
         waiting_records: handed over and not yet durable.
         explained: how many numbers will never arrive, by reason.
         bytes_per_second: what it grows by at the present rate.
+        refuses: why it takes nothing now; empty when it does.
         settings: how it is kept; its window is what a crash may take of what nobody awaited.
     """
 
@@ -80,6 +81,7 @@ class LaneStatus:
     waiting_records: int
     explained: Mapping[str, int]
     bytes_per_second: float
+    refuses: str
     settings: LaneSettings
 
     @property
@@ -190,5 +192,6 @@ class LaneState:
             len(self.waiting),
             explained,
             self._rate,
+            self.refuses,
             self.settings,
         )

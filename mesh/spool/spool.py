@@ -31,11 +31,12 @@ from mesh.spool import epochs, events, journal, sealing, shelf, store
 from mesh.spool.accounts import statements
 from mesh.spool.age import running_offset_ns
 from mesh.spool.batch import Batch
-from mesh.spool.chores import Chores, Lives
+from mesh.spool.chores import Chores
 from mesh.spool.commit import Located, Writer
 from mesh.spool.epochs import OUTDATED
 from mesh.spool.frame import Owner
 from mesh.spool.lane import LaneState, LaneStatus
+from mesh.spool.lives import Lives
 from mesh.spool.pump import Appended, Pump
 from mesh.spool.retention import first_to_go
 from mesh.spool.settings import DEFAULT_LANES, Resources, SpoolSettings
@@ -310,7 +311,7 @@ class Spool:
 
     async def _state(self, lives: Lives) -> None:
         accounts = statements(
-            self._resources.clock.now(), lives, self._unrecorded, self._chores.holders
+            self._resources.clock.now(), lives, self._unrecorded, self._chores.releases.holders
         )
         records = [wire.encode(account) for account in accounts]
         await self.append(Lane.ACCOUNT, records).settled
@@ -357,14 +358,16 @@ class Spool:
         try:
             return await self._in_worker(shelf.read, self._resources.disk, lane, epoch, piece)
         except (Damaged, FileNotFoundError) as damage:
-            self._chores.note_damaged_batch(epoch, lane, piece, str(damage))
+            self._chores.losses.note_damaged_batch(epoch, lane, piece, str(damage))
+            self._chores.wake()
             return None
 
     async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:
         packed = await self._in_worker(
-            sealing.pack, self._resources.disk, self._settings.labels, piece
+            sealing.pack,
+            *(self._resources.disk, self._settings.labels, piece, self._resources.packer),
         )
-        self._chores.note_damaged_frames(lane, packed.damaged)
+        self._chores.losses.note_damaged_frames(lane, packed.damaged)
         return packed.batches[0] if packed.batches else None
 
     def release(self, lane: Lane, numbers: Ranges, holder: str, epoch: Epoch | None = None) -> None:
@@ -405,7 +408,7 @@ class Spool:
         Raises:
             DiskFailed: it is not marked.
         """
-        await self._chores.mark_outdated(OUTDATED)
+        await self._chores.losses.mark(OUTDATED)
         self._observe(events.StoreOutdated(reason))
 
     # --- chores ------------------------------------------------------------------------------
@@ -455,7 +458,7 @@ def _open_locked(
     survey = store.survey(disk, identity, keep_data=False)
     kept = [name for content in survey.journals for name in store.quarantine(disk, content)]
     told += map(events.Quarantined, kept)
-    why = "" if made else epochs.reason_to_begin(identity, survey, machine)
+    why = "" if made else epochs.reason_to_begin(disk, identity, survey, machine)
     if why:
         identity = epochs.begin(disk, labels, machine, resources.entropy, identity, survey)
         survey = store.survey(disk, identity, keep_data=False)

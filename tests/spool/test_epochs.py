@@ -290,3 +290,32 @@ def test_a_journal_of_a_life_that_is_over_is_removed() -> None:
             assert spool.append(Lane.EVENTS, [record("x")]).first == 0
 
     play(main)
+
+
+@pytest.mark.parametrize("left", ["no STORE and no journal", "a life that STORE does not name"])
+def test_batches_that_nobody_names_are_adopted(left: str) -> None:
+    """Row 24: what is on the shelf is handed on, whatever else was lost."""
+
+    async def main(_: random.Random) -> None:
+        disk, said = SimDisk(), Said()
+        old = await _used(disk, said)
+        async with opened(disk, seed=1, machine=OTHER):
+            pass
+        identity = store.identity(disk)
+        assert identity is not None
+        if left.startswith("no"):
+            for number in journal.numbers(disk):
+                disk.unlink(journal.journal_path(number))
+            disk.unlink("STORE")
+        else:
+            store.write(disk, replace(identity, past=()))
+        async with opened(disk, seed=2, machine=OTHER) as spool:
+            assert old in spool.epochs
+            assert len(await _held(spool, Lane.EVENTS, old)) == 5
+            told = (await _statements(spool, old))[Lane.EVENTS]
+            # What the lost journals held beyond the shelf, nobody knows: it is called damaged.
+            assert told.explained.get(Explained.DAMAGED, Ranges()) == Ranges.of(
+                [(5, told.next_seq)]
+            )
+
+    play(main)

@@ -490,8 +490,8 @@ def test_holders_are_bounded() -> None:
             await Said().append(spool, Lane.EVENTS, ["a"])
             for n in range(1000):
                 spool.release(Lane.EVENTS, Ranges(((0, 1),)), f"holder-{n}")
-            assert len(spool._chores.holders(spool.epoch, Lane.EVENTS)) == HOLDERS_MAX
-            assert "holder-999" in spool._chores.holders(spool.epoch, Lane.EVENTS)
+            assert len(spool._chores.releases.holders(spool.epoch, Lane.EVENTS)) == HOLDERS_MAX
+            assert "holder-999" in spool._chores.releases.holders(spool.epoch, Lane.EVENTS)
             await asyncio.sleep(1)
             assert len(cursors.load(disk).holders) == HOLDERS_MAX
 
