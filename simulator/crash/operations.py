@@ -85,7 +85,7 @@ class Watched(DiskFaults):
         self._there = False
         self._opening = True
         self._making = Operation.ROTATE
-        self._spare = _Spare.GOES_ON
+        self._spares: dict[str, _Spare] = {}
         self._given_up: dict[Lane, Ranges] = {}
         self._unstated = False
 
@@ -97,7 +97,7 @@ class Watched(DiskFaults):
         self._there = there
         self._opening = True
         self._unstated = False
-        self._spare = _Spare.GOES_ON
+        self._spares.clear()
 
     def clear(self) -> None:
         """What was planted and has not struck does not strike any more."""
@@ -112,8 +112,8 @@ class Watched(DiskFaults):
 
     def begin(self, operation: OperationName, path: str, size: int = 0) -> None:
         """Tells a call from a change, lets the photographer do his work, and goes on."""
-        if operation == "open" and path == journal.SPARE:
-            self._spare = _Spare.BEGUN
+        if operation == "open" and path.startswith(journal.SPARE):
+            self._spares[path] = _Spare.BEGUN
         if self.dead or operation not in _CHANGES:
             super().begin(operation, path, size)
             return
@@ -168,10 +168,10 @@ class Watched(DiskFaults):
             if operation != "sync_directory":
                 return Operation.OPEN, False
             retired = last is not None and last.call.operation == "rename"
-            retired = retired and last is not None and last.call.path != journal.SPARE
+            retired = retired and last is not None and not last.call.path.startswith(journal.SPARE)
             return (Operation.SEAL if retired else self._making), False
-        if path == journal.SPARE:
-            return self._tell_spare(operation)
+        if path.startswith(journal.SPARE):
+            return self._tell_spare(operation, path)
         if operation == "unlink":
             # One that could not be begun is unlinked by whoever made it.
             return (self._making if last is not None and last.failed else Operation.SEAL), False
@@ -183,13 +183,13 @@ class Watched(DiskFaults):
             return self._making, False
         return Operation.APPEND, operation == "write"
 
-    def _tell_spare(self, operation: OperationName) -> tuple[Operation, bool]:
-        before = self._spare
+    def _tell_spare(self, operation: OperationName, path: str) -> tuple[Operation, bool]:
+        before = self._spares.get(path, _Spare.GOES_ON)
         if operation == "create":
-            self._spare = _Spare.MADE
+            self._spares[path] = _Spare.MADE
             return Operation.ROTATE, True
         if operation in {"rename", "unlink"} or (before is _Spare.MADE and operation == "sync"):
-            self._spare = _Spare.GOES_ON
+            self._spares[path] = _Spare.GOES_ON
         if before is _Spare.BEGUN:
             begins = operation == "write"
             return (self._make() if begins else self._making), begins

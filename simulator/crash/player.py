@@ -52,7 +52,6 @@ __all__ = ["Player", "machine_id", "settings_of"]
 
 _ACCOUNTS_RESERVED: Final = (2 * PAST_EPOCHS_MAX + 2) * len(Lane)
 _STORE: Final = "STORE"
-_HEADED_BYTES: Final = 16
 _CALL_SECONDS_MAX: Final = 0.01
 _LIFE_SECONDS_MAX: Final = 100_000.0
 
@@ -135,9 +134,7 @@ class Player:
         self._annals.lose_store()
         self._disk.faults = DiskFaults(lambda _: None)
         if store is Store.ROTTED:
-            # Behind the head: a version that is not known is refused, whether it rotted or not.
-            bit = self._generator.randrange(8 * _HEADED_BYTES, 8 * size)
-            self._disk.flip_bit(_STORE, bit)
+            self._disk.flip_bit(_STORE, self._generator.randrange(8 * size))
         else:
             self._disk.unlink(_STORE)
             self._disk.sync_directory("")

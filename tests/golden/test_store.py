@@ -14,7 +14,7 @@ from mesh.spool.frame import Whole
 from mesh.spool.spool import Spool
 from schemas import wire
 from schemas.errors import StoreUnusable
-from schemas.messages import Codec, Explained, Lane
+from schemas.messages import Codec, Epoch, Explained, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
 from tests.golden.make import FOLDER
@@ -165,6 +165,21 @@ def test_a_batch_that_says_version_2_is_stated_and_kept(newer: Callable[[bytes],
 
     _opened(disk, look, maintain=True)
     assert data in [kept for name, kept in disk.contents().items() if "quarantine" in name]
+
+
+def test_a_journal_whose_head_says_version_2_is_not_believed() -> None:
+    """Row 48: its whole frames are; what its head reserved is not known, so numbers leap ahead."""
+    disk = restored({**FILES, NEWEST: _with_version_2(FILES[NEWEST])})
+
+    async def look(spool: Spool) -> None:
+        for name, held in FOUND["records"].items():
+            epoch, _, lane = name.partition("/")
+            batches = await pending(spool, Lane(lane), Epoch.parse(epoch))
+            assert {str(n) for item in batches for n in item.header.present} >= held.keys()
+        assert spool.next_seq(Lane.EVENTS) >= 2**32
+        assert FILES[CLOSED] == disk.contents()[CLOSED]
+
+    _opened(disk, look)
 
 
 def test_a_cursor_that_says_version_2_is_passed_over() -> None:

@@ -256,7 +256,8 @@ def test_a_batch_that_cannot_be_read(tmp_path: Path) -> None:
         for _ in range(5):
             process.append(count=3)
         process.until(lambda _: len(batches(folder)) >= 4)
-        with injected(process.process_id, tmp_path / "log", "pread64:error=EIO:when=1"):
+        # A bad read is tried once more.
+        with injected(process.process_id, tmp_path / "log", "pread64:error=EIO:when=1..2"):
             assert process.ask("read", lane="events")["numbers"] == [[3, 15]]
         process.until(lambda status: status["explained"]["events"] == {Explained.DAMAGED: 3})
         process.until(lambda _: bool(list((folder / "quarantine").iterdir())))
@@ -279,7 +280,8 @@ def test_a_sector_of_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
     (number,) = journal.numbers(disk)
     content = journal.read(disk, number, identity.store, identity.epoch)
     path = folder / journal.journal_path(number)
-    tracer = traced_from_start(log, "pread64:error=EIO:when=1+4", path=path)
+    # The first two look at the head only; then it is read whole, then sector by sector.
+    tracer = traced_from_start(log, "pread64:error=EIO:when=3+4", path=path)
     with child(folder, before=tracer, maintain=False) as process:
         process.kill()
     bad = [place(call) for call in calls_of(log) if call.result < 0 and asked_read(call) <= 4096]

@@ -1,13 +1,19 @@
 """Configuration: where values come from, and that all that is wrong is said at once."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mesh.spool.lane import WhenFull
+from mesh.spool.settings import DEFAULT_LANES
 from nodes.config import describe, load, secret
 from nodes.settings import is_loopback
+from nodes.spool_section import SpoolSection
 from schemas.errors import ConfigurationInvalid, ExitCode
+from schemas.limits import MIB
+from schemas.messages import Lane
 
 SAMPLES = Path("nodes/samples")
 EDGE = """
@@ -286,3 +292,167 @@ def test_described_settings_are_a_configuration(tmp_path: Path) -> None:
     text = describe(settings)
     assert tomllib.loads(text)["decisions"][0]["confidence_min"] == 0.6
     assert load(write(tmp_path, text), {}) == settings
+
+
+def _lanes(folder: Path, text: str = "", environment: dict[str, str] | None = None) -> SpoolSection:
+    return load(write(folder, EDGE + text), environment or {}).spool
+
+
+def test_lanes_are_as_the_spool_is_made_where_nothing_is_said(tmp_path: Path) -> None:
+    """Each of the seven, number by number."""
+    assert _lanes(tmp_path).lane_settings() == DEFAULT_LANES
+
+
+def test_each_key_of_a_lane_goes_over_its_default(tmp_path: Path) -> None:
+    """Durability, window, quota, age, what when full, on or off; the rest stays."""
+    lanes = _lanes(
+        tmp_path,
+        """
+[spool.lanes.logs]
+durability = "commit"
+quota = "200 MiB"
+max_age = "30 d"
+when_full = "refuse"
+[spool.lanes.events]
+interval_ms = 50
+max_age = 3600
+[spool.lanes.alarms]
+durability = "interval"
+[spool.lanes.readings]
+enabled = false
+""",
+        {"HOLDFAST_SPOOL__LANES__EVENTS__QUOTA": "64 MiB"},
+    ).lane_settings()
+    assert lanes == {
+        **DEFAULT_LANES,
+        Lane.LOGS: replace(
+            DEFAULT_LANES[Lane.LOGS],
+            linger_seconds=0.0,
+            bytes_max=200 * MIB,
+            age_seconds_max=30 * 86_400.0,
+            when_full=WhenFull.REFUSE,
+        ),
+        Lane.EVENTS: replace(
+            DEFAULT_LANES[Lane.EVENTS],
+            linger_seconds=0.05,
+            age_seconds_max=3600.0,
+            bytes_max=64 * MIB,
+        ),
+        Lane.ALARMS: replace(DEFAULT_LANES[Lane.ALARMS], linger_seconds=1.0),
+        Lane.READINGS: replace(DEFAULT_LANES[Lane.READINGS], enabled=False),
+    }
+
+
+@pytest.mark.parametrize("size", ["32 MiB", "64 MiB", "500 MiB"])
+def test_of_a_smaller_spool_each_lane_has_the_same_share(tmp_path: Path, size: str) -> None:
+    """Down to a mebibyte, so that the smallest spool needs no words about its lanes."""
+    spool = _lanes(tmp_path, f'[spool]\nbytes_max = "{size}"\n')
+    share = spool.bytes_max / (1 << 30)
+    for lane, settings in spool.lane_settings().items():
+        quota = DEFAULT_LANES[lane].bytes_max
+        assert settings.bytes_max == (quota and max(MIB, int(quota * share)))
+    assert _lanes(tmp_path, '[spool]\nbytes_max = "8 GiB"\n').lane_settings() == DEFAULT_LANES
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [('"90s"', 90), ('"15 m"', 900), ('"1.5 h"', 5400), ('"30 d"', 2_592_000), ("3600.5", 3600.5)],
+)
+def test_an_age_is_told_in_the_unit_that_suits_it(
+    tmp_path: Path, text: str, seconds: float
+) -> None:
+    """Text with a unit, or seconds."""
+    lanes = _lanes(tmp_path, f"[spool.lanes.logs]\nmax_age = {text}\n").lane_settings()
+    assert lanes[Lane.LOGS].age_seconds_max == seconds
+
+
+def test_all_that_is_wrong_with_lanes_is_said_at_once(tmp_path: Path) -> None:
+    """Unknown lanes and keys, wrong values: each with its key, its value, and what is right."""
+    path = write(
+        tmp_path,
+        EDGE
+        + """
+[spool.lanes.logz]
+[spool.lanes.nonsense]
+[spool.lanes.events]
+quotta = 3
+[spool.lanes.logs]
+durability = "fsync"
+interval_ms = 0
+quota = "many"
+max_age = "soon"
+when_full = "drop"
+enabled = "perhaps"
+""",
+    )
+    told = problems(path).splitlines()
+    for part in (
+        "spool.lanes.logz: unknown key; logs would be right",
+        "spool.lanes.nonsense: unknown key; known here: account, alarms, decisions, events",
+        "spool.lanes.events.quotta: unknown key; quota would be right",
+        "spool.lanes.logs.durability = 'fsync': \"commit\"",
+        "spool.lanes.logs.interval_ms = 0: ",
+        "spool.lanes.logs.quota = 'many': 1 MiB to 1 EiB",
+        "spool.lanes.logs.max_age = 'soon': a minute to 100 years",
+        "spool.lanes.logs.when_full = 'drop': \"refuse\"",
+        "spool.lanes.logs.enabled = 'perhaps': true or false",
+    ):
+        assert [line for line in told if f"{path}: {part}" in line], part
+    assert len(told) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("[spool.lanes.account]\nenabled = false", "spool.lanes.account: enabled = true"),
+        ('[spool.lanes.account]\nwhen_full = "refuse"', "spool.lanes.account: enabled = true"),
+        ('[spool.lanes.decisions]\nwhen_full = "refuse"', "needs a quota"),
+        (
+            '[spool.lanes.events]\ndurability = "commit"\ninterval_ms = 5',
+            'interval_ms belongs to durability = "interval"',
+        ),
+        (
+            '[spool.lanes.decisions]\nwhen_full = "refuse"\nquota = "1 GiB"',
+            "alarms 64.0 MiB, decisions 1.0 GiB; of bytes_max = 1.0 GiB at most 992.0 MiB",
+        ),
+        ("[spool.lanes]\nlogs = 3", "spool.lanes.logs = 3: a table of keys"),
+        ("[spool]\nlanes = 3", "spool.lanes = 3: a table for each lane"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, text: str, right: str) -> None:
+    """Accounts are always taken, and what refuses leaves room for the rest."""
+    assert right in problems(write(tmp_path, f"{EDGE}{text}\n"))
+
+
+def test_readings_are_not_kept_in_a_lane_that_takes_none(tmp_path: Path) -> None:
+    """A contradiction, told where the rule stands."""
+    off = "[spool.lanes.readings]\nenabled = false\n"
+    assert _lanes(tmp_path, off).warnings == ()
+    told = problems(write(tmp_path, f"{EDGE}keep_readings = true\n{off}"))
+    assert "decisions: pump keeps readings" in told
+
+
+def test_decisions_may_be_switched_off_with_a_warning(tmp_path: Path) -> None:
+    """Each is stated as shed then, so nothing is hidden; but it may not be meant."""
+    spool = _lanes(tmp_path, "[spool.lanes.decisions]\nenabled = false\n")
+    assert not spool.lane_settings()[Lane.DECISIONS].enabled
+    assert "none is recorded" in spool.warnings[0]
+    assert _lanes(tmp_path).warnings == ()
+
+
+def test_the_lanes_in_force_are_told_as_they_can_be_written(tmp_path: Path) -> None:
+    """What is described is a configuration, and means the same."""
+    text = '[spool.lanes.logs]\nmax_age = "2 w"\n[spool.lanes.events]\ninterval_ms = 7\n'
+    settings = load(write(tmp_path, EDGE + text), {})
+    told = describe(settings)
+    assert "[spool.lanes.metrics]" in told
+    assert load(write(tmp_path, told, "again.toml"), {}) == settings
+
+
+def test_what_the_sample_says_of_lanes_is_right_without_its_marks(tmp_path: Path) -> None:
+    """The lines that are commented out are a configuration, and what is in force but the age."""
+    lines = (SAMPLES / "edge.toml").read_text().splitlines()
+    start = lines.index("# [spool.lanes.logs]")
+    table = [line.removeprefix("# ") for line in lines[start : start + 7]]
+    logs = _lanes(tmp_path, "\n".join(table) + "\n").lane_settings()[Lane.LOGS]
+    assert logs == replace(DEFAULT_LANES[Lane.LOGS], age_seconds_max=30 * 86_400.0)

@@ -194,13 +194,13 @@ def test_a_spare_whose_old_name_is_not_durably_gone_is_found(
 ) -> None:
     """Row 7, planted: a journal is written to while a crash may still bring its old name back."""
 
-    def hasty(disk: Disk, number: int, *, reuse: bool) -> int:
+    def hasty(disk: Disk, number: int, spare: str = "") -> int:
         path = journal.journal_path(number)
-        if not reuse or path.partition("/")[2] not in disk.list(journal.FOLDER):
+        if not spare:
             disk.unlink(path)
             return 0
-        disk.rename(path, journal.SPARE)
-        return disk.size(journal.SPARE)
+        disk.rename(path, spare)
+        return disk.size(spare)
 
     monkeypatch.setattr(journal, "retire", hasty)
     first()

@@ -69,6 +69,7 @@ def check(image: SimDisk, said: Said) -> None:
             await audit(spool, said)
             assert await said.append(spool, Lane.EVENTS, ["after the crash"])
             await audit(spool, said)
+            void.append(explained_of(spool, Lane.EVENTS).get(Explained.VOID))
 
     async def second(_: random.Random) -> None:
         async with opened(image, CALM, seed=2) as spool:
@@ -77,14 +78,8 @@ def check(image: SimDisk, said: Said) -> None:
             )
             await audit(spool, said)
 
-    void = []
+    void: list[object] = []
     play(first)
-
-    async def look(_: random.Random) -> None:
-        async with opened(image, CALM, seed=3) as spool:
-            void.append(explained_of(spool, Lane.EVENTS).get(Explained.VOID))
-
-    play(look)
     play(second)
 
 

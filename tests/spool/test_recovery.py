@@ -10,17 +10,29 @@ import pytest
 from mesh.ports import Disk
 from mesh.spool import cursor as cursors
 from mesh.spool import journal, recovery, shelf, store
+from mesh.spool.events import Evicted
 from mesh.spool.frame import Whole, scan
-from mesh.spool.journal import Journal, JournalContent
+from mesh.spool.journal import END, Journal, JournalContent
 from mesh.spool.spool import Spool
 from schemas.errors import DiskFailed
+from schemas.limits import BLOCK_BYTES
 from schemas.messages import Epoch, Explained, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
 from simulator.disk_faults import PowerCut
 from tests.spool.exploring import alive, explore
 from tests.spool.frames import chained
-from tests.spool.world import CALM, SMALL, Said, audit, explained_of, opened, play, record
+from tests.spool.world import (
+    CALM,
+    SMALL,
+    Said,
+    Watcher,
+    audit,
+    explained_of,
+    opened,
+    play,
+    record,
+)
 
 
 async def one_life(disk: SimDisk, said: Said) -> None:
@@ -62,10 +74,10 @@ async def two_lives(disk: SimDisk, said: Said) -> None:
 
 
 async def eviction(disk: SimDisk, said: Said) -> None:
-    """More than the quota."""
-    said.evicted = True
-    async with opened(disk, replace(SMALL, bytes_max=4096)) as spool:
-        for text in ("x" * 1000, "y" * 1000, "z" * 1000):
+    """More than the quota: journal, spare and three batches, of which one is an account's."""
+    watcher = Watcher()
+    async with opened(disk, replace(SMALL, bytes_max=5 * BLOCK_BYTES), watcher=watcher) as spool:
+        for text in ("x" * 1000, "y" * 1000):
             for lane in (Lane.LOGS, Lane.EVENTS):
                 noise = random.Random(text).randbytes(500).hex()
                 await _append(disk, said, spool, lane, [text + noise])
@@ -73,6 +85,46 @@ async def eviction(disk: SimDisk, said: Said) -> None:
             alive(disk)
         said.note(spool)
     alive(disk)
+    assert watcher.of(Evicted), "something was given up"
+
+
+async def reused_journals(disk: SimDisk, said: Said) -> None:
+    """A journal waits for its release and becomes the spare; the next one begins in it."""
+    async with opened(disk, SMALL) as spool:
+        spool.set_linked(up=True)
+        for number in range(5):
+            await _append(disk, said, spool, Lane.EVENTS, [f"{number} {'x' * 300}"])
+            alive(disk)
+            said.note(spool)
+            for lane in (Lane.EVENTS, Lane.ACCOUNT):
+                said.release(spool, lane, Ranges(((0, spool.durable(lane)),)))
+            await asyncio.sleep(1)
+    alive(disk)
+    identity = store.identity(disk)
+    assert identity is not None
+    begun = [
+        journal.read(disk, number, identity.store, identity.epoch)
+        for number in journal.numbers(disk)
+    ]
+    ends = {content.number: content.frames[-1].end for content in begun if content.frames}
+    behind = [content.data[ends.get(content.number, 0) :] for content in begun if ends]
+    assert any(b"xxx" in data for data in behind), "stale frames stand behind the end"
+
+
+async def expiry(disk: SimDisk, said: Said) -> None:
+    """What is too old is given up; what is younger stays."""
+    watcher = Watcher()
+    lanes = {**SMALL.lanes, Lane.LOGS: replace(SMALL.lanes[Lane.LOGS], age_seconds_max=70.0)}
+    async with opened(disk, replace(SMALL, lanes=lanes), watcher=watcher) as spool:
+        await _append(disk, said, spool, Lane.LOGS, "ab")
+        await asyncio.sleep(40)
+        await _append(disk, said, spool, Lane.LOGS, "c")
+        await asyncio.sleep(62)
+        alive(disk)
+        said.note(spool)
+        assert spool.status().lanes[Lane.LOGS].pending_records == 1
+    alive(disk)
+    assert watcher.of(Evicted), "something was given up"
 
 
 async def _append(
@@ -85,9 +137,9 @@ async def _append(
     alive(disk)
 
 
-@pytest.mark.parametrize("script", [one_life, two_lives, eviction])
+@pytest.mark.parametrize("script", [one_life, two_lives, eviction, reused_journals, expiry])
 def test_every_crash_loses_nothing_and_reuses_nothing(script: object) -> None:
-    """Rows 4, 5, 6, 16, 20, 21, 22 of the faults: the power goes before each change."""
+    """Rows 4, 5, 6, 7, 16, 20, 21, 22: the power goes before each change."""
     explored = explore(script)  # type: ignore[arg-type]
     print(f"{script}: {explored}")
     assert explored.cuts > 40, "the history is long enough to be worth it"
@@ -118,7 +170,7 @@ def test_an_acknowledgement_before_the_sync_is_found(monkeypatch: pytest.MonkeyP
     def append(self: Journal, data: bytes) -> int:
         offset = self.size
         self._file.write(data, offset)
-        self.size = offset + len(data)
+        self.size = offset + len(data) - len(END)
         return offset
 
     monkeypatch.setattr(Journal, "append", append)

@@ -25,11 +25,22 @@ from schemas.errors import DiskFailed, Overloaded
 from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from simulator.clock import VirtualLoop
+from simulator.crash import oracle, stage
+from simulator.crash.annals import Annals, Said
+from simulator.crash.oracle import Terms
+from simulator.crash.times import Times, Wake, Wall
 from simulator.disk import SimDisk
-from tests.spool.world import SMALL, Said, Watcher, audit, explained_of, record, resources
+from tests.spool.world import SMALL, Watcher, audit, explained_of, record
 
 T = TypeVar("T")
 LANES = st.sampled_from([Lane.ALARMS, Lane.EVENTS, Lane.LOGS])
+KEPT = {
+    **SMALL.lanes,
+    Lane.ACCOUNT: replace(SMALL.lanes[Lane.ACCOUNT], reserved=128),
+    Lane.LOGS: replace(SMALL.lanes[Lane.LOGS], age_seconds_max=60.0),
+}
+"""Logs age; an opening can state each lane of each life."""
+RESTART = Wake(boot=False, away_seconds=1.0, wall=Wall.RIGHT)
 
 
 class Teller(Watcher):
@@ -48,7 +59,9 @@ class SpoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.disk = SimDisk()
-        self.said = Said()
+        self.annals = Annals()
+        self.times = Times()
+        self.machine = 0
         self.texts = 0
         self.life = 0
         self.left = False
@@ -57,7 +70,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @initialize(
         seed=st.integers(0, 2**32),
         block_bytes=st.sampled_from([512, 4096]),
-        bytes_max=st.sampled_from([4000, 20_000]),
+        bytes_max=st.sampled_from([32_768, 65_536]),
     )
     def begin(self, seed: int, block_bytes: int, bytes_max: int) -> None:
         """A new store."""
@@ -66,13 +79,28 @@ class SpoolMachine(RuleBasedStateMachine):
         self.block_bytes = block_bytes
         self._open()
 
-    def _open(self, journal_bytes_max: int = 4096) -> None:
+    def _open(self, journal_bytes_max: int = 4096, wake: Wake = RESTART) -> None:
         self.life += 1
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
-        chosen = replace(SMALL, journal_bytes_max=journal_bytes_max, bytes_max=self.bytes_max)
+        chosen = replace(
+            SMALL, lanes=KEPT, journal_bytes_max=journal_bytes_max, bytes_max=self.bytes_max
+        )
 
         async def start() -> Spool:
-            return await Spool.open(resources(self.disk, self.life, Teller()), chosen)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop), "as made above"
+            held = stage.resources(
+                self.disk,
+                random.Random(self.life),
+                Teller(),
+                bytes([self.machine + 1]) * 16,
+                self.times.begin(loop, wake),
+                self.times.boot,
+            )
+            spool = await Spool.open(held, chosen)
+            # What opening states of the lives before must be the truth; and all of it is stated.
+            await oracle.audit(spool, self.annals, Terms(KEPT, self.times.now_ns))
+            return spool
 
         self.spool = self._do(start())
         self.left = False
@@ -82,6 +110,11 @@ class SpoolMachine(RuleBasedStateMachine):
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         assert self.runner is not None, "a life has begun"
         return self.runner.run(work)
+
+    @property
+    def said(self) -> Said:
+        """What was said in the present epoch."""
+        return self.annals.present(self.spool)
 
     async def _audit(self) -> None:
         self.said.note(self.spool)
@@ -98,10 +131,15 @@ class SpoolMachine(RuleBasedStateMachine):
         ]
         self.texts += count
         try:
-            self._do(self.said.append(self.spool, lane, texts))
+            self._do(self._append(lane, texts))
         except (Overloaded, DiskFailed):
             return multiple()
         return (lane, self.spool.next_seq(lane))
+
+    async def _append(self, lane: Lane, texts: list[str]) -> None:
+        records = [record(text) for text in texts]
+        await self.said.hand_over(self.spool, lane, records, now_ns=self.times.now_ns)
+        self.said.note(self.spool)
 
     @rule(lane=LANES)
     def append_and_leave(self, lane: Lane) -> None:
@@ -112,13 +150,14 @@ class SpoolMachine(RuleBasedStateMachine):
 
         async def leave() -> None:
             try:
-                self.said.hand_over(self.spool, lane, [data], awaited=False)
+                now_ns = self.times.now_ns
+                self.said.hand_over(self.spool, lane, [data], awaited=False, now_ns=now_ns)
             except (Overloaded, DiskFailed):
                 return
 
         self._do(leave())
 
-    @rule(seconds=st.sampled_from([0.0, 0.01, 1.0, 20.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.01, 1.0, 20.0, 200.0]))
     def wait(self, seconds: float) -> None:
         """Chores get their turn."""
         self.left = False
@@ -132,6 +171,10 @@ class SpoolMachine(RuleBasedStateMachine):
     def release(self, which: tuple[Lane, int], shape: str, share: float) -> None:
         """A receipt: all below a number, the one before it, some in the middle, or two spans."""
         lane, stop = which
+        stop = min(stop, self.spool.durable(lane))
+        if not stop:
+            # Of a past epoch: the present one has not come so far.
+            return
         start = int(share * (stop - 1))
         spans = {
             "below": [(0, stop)],
@@ -145,6 +188,44 @@ class SpoolMachine(RuleBasedStateMachine):
             self.said.release(self.spool, lane, numbers)
 
         self._do(give())
+
+    @rule(back=st.integers(1, 4), lane=LANES)
+    def release_a_past_epoch(self, back: int, lane: Lane) -> None:
+        """A receipt for all that is pending of a lane in a past epoch."""
+        past = self.spool.epochs[:-1]
+        if not past:
+            return
+        epoch = past[-min(back, len(past))]
+
+        async def give() -> None:
+            held = oracle.records_of(await oracle.pending(self.spool, lane, epoch))
+            if held:
+                numbers = Ranges.of([(number, number + 1) for number in held])
+                self.annals.epochs[epoch].release(self.spool, lane, numbers, epoch)
+
+        self._do(give())
+
+    @rule(up=st.booleans())
+    def link(self, *, up: bool) -> None:
+        """A link comes up, or goes down: closed journals wait for their release meanwhile."""
+        self.spool.set_linked(up=up)
+
+    @rule(wall=st.sampled_from(Wall))
+    def set_clock(self, wall: Wall) -> None:
+        """Somebody sets the wall clock."""
+        self.times.set(wall)
+
+    @rule()
+    def give_up_epoch(self) -> None:
+        """Upstream has more than was ever written here: the next opening begins a new life."""
+
+        async def mark() -> None:
+            try:
+                await self.spool.give_up_epoch("headquarters has more")
+            except DiskFailed:
+                return
+
+        self._do(mark())
 
     @rule(
         operation=st.sampled_from(
@@ -166,13 +247,25 @@ class SpoolMachine(RuleBasedStateMachine):
         self._do(asyncio.sleep(seconds))
         self.disk.capacity_bytes = spacious
 
-    @rule(times=st.integers(0, 40), whole=st.booleans())
-    def crash(self, times: int, *, whole: bool) -> None:
-        """The power goes after some more changes, or now; then the spool is opened again."""
+    @rule(
+        times=st.integers(0, 40),
+        whole=st.booleans(),
+        away_seconds=st.sampled_from([0.0, 30.0, 7200.0]),
+        wall=st.sampled_from(Wall),
+        moved=st.integers(0, 5),
+    )
+    def crash(
+        self, times: int, *, whole: bool, away_seconds: float, wall: Wall, moved: int
+    ) -> None:
+        """The power goes after some more changes, or now; then the spool is opened again.
+
+        Some time later, and one time in six on another machine.
+        """
         self.disk.faults.cut_power(0 if whole else times)
         self._stop(asyncio.sleep(1.0))
         self.disk = self.disk.crash(self.generator, block_bytes=self.block_bytes)
-        self._open()
+        self.machine += moved == 1
+        self._open(wake=Wake(boot=True, away_seconds=away_seconds, wall=wall))
 
     @rule(times=st.integers(0, 40))
     def kill(self, times: int) -> None:
@@ -194,6 +287,7 @@ class SpoolMachine(RuleBasedStateMachine):
         try:
             runner.run(work)
         finally:
+            self.times.end()
             runner.get_loop().set_exception_handler(lambda *_: None)
             runner.close()
 
@@ -202,6 +296,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """In order: nothing becomes void, unless the disk failed."""
         before = {lane: explained_of(self.spool, lane).get(Explained.VOID) for lane in Lane}
         clean = not self.disk.faults._planted and not self.spool.degraded
+        epoch = self.spool.epoch
 
         async def end() -> None:
             self.chores.cancel()
@@ -212,7 +307,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self._stop(asyncio.sleep(0))
         self.disk.faults._planted.clear()
         self._open(journal_bytes_max)
-        if clean:
+        if clean and self.spool.epoch == epoch:
             after = {lane: explained_of(self.spool, lane).get(Explained.VOID) for lane in Lane}
             assert after == before, "a clean close leaves nothing void"
 

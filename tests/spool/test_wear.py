@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from mesh.spool.chores import Chores
 from simulator.disk import SimDisk
 from tests.spool.counted_disk import BLOCK_BYTES, CountedDisk
 from tests.spool.wear import PROFILES, Cost, Profile, cost
@@ -28,6 +29,25 @@ def test_budgets_are_tight() -> None:
     profile = PROFILES[0]
     half = Cost(*(value / 2 for value in asdict(profile.online).values()))
     assert len(cost(profile, online=True).exceeds(half)) == len(asdict(half))
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_cursor_that_is_written_for_nothing_exceeds_the_budget(
+    monkeypatch: pytest.MonkeyPatch, *, eager: bool
+) -> None:
+    """Row 47, planted: each round of chores writes the cursor, whether or not it has changed."""
+    flush = Chores.flush
+
+    async def hasty(self: Chores) -> None:
+        self._cursor_stale = True
+        await flush(self)
+
+    monkeypatch.setattr(Chores, "_look_again_seconds", lambda _: 60.0)
+    if eager:
+        monkeypatch.setattr(Chores, "flush", hasty)
+    profile = PROFILES[0]
+    over = cost(profile, online=False).exceeds(profile.offline)
+    assert ("cursor_kib_per_hour" in str(over)) == eager == bool(over)
 
 
 def test_a_sync_gives_whole_blocks_to_the_medium() -> None:

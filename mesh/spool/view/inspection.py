@@ -42,7 +42,8 @@ _JOURNAL: Final = b"HFjr"
 _BATCH: Final = b"HFba"
 _FRAME: Final = b"HFfr"
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<4sB3xII")
+_HEAD: Final = struct.Struct("<4sB3sII")
+_RESERVED: Final = bytes(3)
 _SHOWN_BYTES: Final = 8
 
 
@@ -140,10 +141,12 @@ def _head(data: bytes, size_max: int) -> tuple[bytes, str]:
     """
     if len(data) < _HEAD.size:
         return b"", f"{len(data)} bytes are too few for a head"
-    _, version, size, crc = _HEAD.unpack_from(data)
+    _, version, reserved, size, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size : _HEAD.size + min(size, size_max)]
     if version != _VERSION:
         raise Refused(RefusedBecause.BAD_VERSION, f"version {version}, known here is {_VERSION}")
+    if reserved != _RESERVED:
+        return b"", f"its head has {reserved.hex()} in reserved bytes, not zeros"
     if size > size_max or len(body) != size or zlib.crc32(body) != crc:
         return b"", "its head does not match its checksum"
     return body, ""
