@@ -207,7 +207,12 @@ class Chores:
         now = self._loop.time()
         for number in self._pump.closed_journals:
             self._closed_at.setdefault(number, now)
+        sealed = 0
         for number in list(self._pump.closed_journals):
+            if sealed == JOURNALS_CLOSED_MAX:
+                # What is on the shelf now may have to be given up before more comes.
+                self._due.set()
+                return
             frames = self._pending_in(number)
             waits = len(self._pump.closed_journals) <= JOURNALS_CLOSED_MAX and (
                 now < self._closed_at[number] + self._settings.release_seconds
@@ -216,6 +221,7 @@ class Chores:
                 continue
             if frames:
                 await self._seal(number, frames)
+                sealed += 1
             await self._retire(number)
 
     def _rotate_old(self) -> None:
@@ -252,8 +258,7 @@ class Chores:
         names = [name for name in self._spare_names if name not in self._pump.spares]
         spare = names[0] if names and number in self._pump.reusable else ""
         size = await self._in_worker(journal.retire, self._resources.disk, number, spare)
-        del self._pump.closed_journals[number]
-        self._pump.reusable.discard(number)
+        self._pump.retired(number)
         self._closed_at.pop(number, None)
         if size:
             self._pump.spares[spare] = size
@@ -271,7 +276,7 @@ class Chores:
         # A full disk has none to give; what is evicted or released gives one later.
         with suppress(DiskFailed):
             size = await self._in_worker(
-                journal.make_spare, self._resources.disk, self._settings.spare_bytes
+                journal.make_spare, self._resources.disk, self._settings.reserve_bytes
             )
             self._pump.spares[journal.SPARE] = size
 

@@ -6,9 +6,11 @@ for its lane's window, and rides along with whatever goes first. Bounded: what w
 bytes, and each lane one in numbers; beyond them ``append`` refuses at once.
 
 A lane that refuses says so at once: it is switched off, or full and not one that gives up its
-oldest. What gathers is cut before it exceeds ``COMMIT_GROUP_BYTES_MAX``, between two appends; each
-piece is one group with one future, which serves all its appends. So what a future says is exact,
-and a group of a thousand costs the loop one wake-up.
+oldest. So do all while more stands in closed journals than the chores can be allowed to fall behind
+by, since what is not sealed cannot be given up. What gathers is cut before it exceeds
+``COMMIT_GROUP_BYTES_MAX``, between two appends; each piece is one group with one future, which
+serves all its appends. So what a future says is exact, and a group of a thousand costs the loop one
+wake-up.
 """
 
 import asyncio
@@ -73,6 +75,7 @@ class Pump:
             first, and what they occupy.
         committed: called after each group that became durable.
         journal_bytes_max: a journal of at least so many bytes is followed by a new one.
+        unsealed_bytes_max: beyond so many in closed journals nothing is taken.
         running_offset_ns: what to add to the monotonic clock for the running time.
     """
 
@@ -85,6 +88,7 @@ class Pump:
         journals: dict[int, int],
         committed: Callable[[], None],
         journal_bytes_max: int,
+        unsealed_bytes_max: int,
         running_offset_ns: int,
     ) -> None:
         self._lanes = lanes
@@ -94,6 +98,7 @@ class Pump:
         self._committed = committed
         self._loop = asyncio.get_running_loop()
         self._journal_bytes_max = journal_bytes_max
+        self._unsealed_bytes_max = unsealed_bytes_max
         self.running_offset_ns = running_offset_ns
         self._busy = False
         self._waiting_bytes = 0
@@ -159,8 +164,13 @@ class Pump:
                 RefusedBecause.TOO_LARGE,
                 f"a record of {longest} bytes for lane {lane}, at most {RECORD_BYTES_MAX}",
             )
-        if self._shut:
+        if self.degraded or self._closing:
             raise DiskFailed(self.degraded or "the spool is closed")
+        if self._shut and lane is not Lane.ACCOUNT:
+            raise Overloaded(
+                f"{self._unsealed_bytes} bytes in closed journals wait to be sealed, at most "
+                f"{self._unsealed_bytes_max}"
+            )
         if state.refuses:
             raise Overloaded(f"lane {lane}: {state.refuses}")
         if self._waiting_bytes + size > PENDING_BYTES_MAX:
@@ -190,6 +200,21 @@ class Pump:
         """
         self._rotate = True
         self._wake(_AT_ONCE)
+
+    def retired(self, number: int) -> None:
+        """A closed journal is gone."""
+        del self.closed_journals[number]
+        self.reusable.discard(number)
+        self._judge()
+
+    @property
+    def _unsealed_bytes(self) -> int:
+        return sum(self.closed_journals.values())
+
+    def _judge(self) -> None:
+        """Whether anything is taken now; asked only when something has changed."""
+        behind = self._unsealed_bytes > self._unsealed_bytes_max
+        self._shut = bool(self.degraded) or self._closing or behind
 
     async def close(self) -> None:
         """Commits what waits, and says in the journal with which numbers to go on.
@@ -291,7 +316,6 @@ class Pump:
     def _take_commit(self, group: Group, committed: Committed) -> None:
         if self.degraded:
             self.degraded = ""
-            self._shut = self._closing
             self._resources.observer.observe(events.SpoolRecovered())
         for lane, reserved in group.reserve.items():
             self._lanes[lane].reserved = max(self._lanes[lane].reserved, reserved)
@@ -309,6 +333,7 @@ class Pump:
                 if group.rotate:
                     self.reusable.add(self.journal)
         self.closed_journals |= dict.fromkeys(committed.abandoned, 0)
+        self._judge()
         self.journal, self.journal_bytes = committed.journal, committed.journal_bytes
         self.journal_allocated = committed.journal_allocated
         self._committed()

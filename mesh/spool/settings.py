@@ -9,7 +9,14 @@ from mesh.ports import Clock, Disk, Observer
 from mesh.spool.batch import Labels
 from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.sealing import Packer
-from schemas.limits import JOURNAL_BYTES_MAX, MIB, NUMBERS_RESERVED, SPARE_BYTES_MIN
+from schemas.limits import (
+    BLOCK_BYTES,
+    JOURNAL_BYTES_MAX,
+    KIB,
+    MIB,
+    NUMBERS_RESERVED,
+    SPARE_BYTES_MIN,
+)
 from schemas.messages import Lane
 
 __all__ = ["DEFAULT_LANES", "Resources", "SpoolSettings"]
@@ -17,6 +24,8 @@ __all__ = ["DEFAULT_LANES", "Resources", "SpoolSettings"]
 _AT_ONCE: Final = 0.0
 _RIDES_ALONG: Final = 1.0
 _FEW: Final = 4096
+_JOURNAL_BYTES_MIN: Final = 256 * KIB
+_UNSEALED_BYTES_MIN: Final = 64 * KIB
 
 DEFAULT_LANES: Final[Mapping[Lane, LaneSettings]] = {
     Lane.ACCOUNT: LaneSettings(_AT_ONCE, _FEW, 16 * MIB),
@@ -58,6 +67,21 @@ class SpoolSettings:
     spares_max: int = 3
     spare_bytes: int = SPARE_BYTES_MIN
     headroom_bytes: int = 2 * JOURNAL_BYTES_MAX
+
+    @property
+    def journal_bytes(self) -> int:
+        """When a journal is full: a small spool has small journals, so that it can give up."""
+        return min(self.journal_bytes_max, max(_JOURNAL_BYTES_MIN, self.bytes_max // 16))
+
+    @property
+    def reserve_bytes(self) -> int:
+        """How large a spare is made: a small spool cannot spare much."""
+        return min(self.spare_bytes, max(BLOCK_BYTES, self.bytes_max // 32))
+
+    @property
+    def unsealed_bytes_max(self) -> int:
+        """How much may stand in closed journals: a quarter of the spool, some journals at least."""
+        return max(_UNSEALED_BYTES_MIN, self.bytes_max // 4, 4 * self.journal_bytes)
 
     def __post_init__(self) -> None:
         assert self.journal_bytes_max <= JOURNAL_BYTES_MAX, "a reader reads no more"

@@ -124,7 +124,8 @@ class Spool:
             resources,
             journals,
             self._after_commit,
-            settings.journal_bytes_max,
+            settings.journal_bytes,
+            settings.unsealed_bytes_max,
             running_offset_ns(survey.journals, resources.clock.now(), resources.boot),
         )
         self._chores = Chores(
