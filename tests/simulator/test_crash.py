@@ -17,6 +17,7 @@ from mesh.spool import epochs, journal, recovery, retention, spool, store
 from mesh.spool.age import running_offset_ns
 from mesh.spool.chores import Chores
 from mesh.spool.journal import END, Journal, JournalContent
+from mesh.spool.releases import Releases, clear
 from mesh.spool.sealing import SealedJournal
 from schemas.limits import PAST_EPOCHS_MAX
 from schemas.messages import Instant, Lane
@@ -156,13 +157,13 @@ def test_an_acknowledgement_before_the_sync_is_found() -> None:
 
 def test_unlinking_before_the_cursor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 22, planted: what was released goes before the cursor says so."""
-    flush = Chores.flush
+    flush = Releases.flush
 
-    async def hasty(self: Chores) -> None:
-        await self._clear(list(self._unlink), self._unlink)
+    async def hasty(self: Releases) -> None:
+        await clear(self._disk, self._worker, list(self._unlink), self._unlink)
         await flush(self)
 
-    monkeypatch.setattr(Chores, "flush", hasty)
+    monkeypatch.setattr(Releases, "flush", hasty)
     assert "nothing was damaged" in first()
 
 
@@ -187,23 +188,6 @@ def test_giving_up_before_it_is_stated_is_found(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Chores, "_evict", hasty)
     assert "acknowledged and lost" in first()
-
-
-def test_a_spare_whose_old_name_is_not_durably_gone_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Row 7, planted: a journal is written to while a crash may still bring its old name back."""
-
-    def hasty(disk: Disk, number: int, spare: str = "") -> int:
-        path = journal.journal_path(number)
-        if not spare:
-            disk.unlink(path)
-            return 0
-        disk.rename(path, spare)
-        return disk.size(spare)
-
-    monkeypatch.setattr(journal, "retire", hasty)
-    first()
 
 
 def test_an_old_life_that_goes_before_the_new_one_is_stated_is_found(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from mesh.spool.chores import Chores
+from mesh.spool.releases import Releases
 from simulator.disk import SimDisk
 from tests.spool.counted_disk import BLOCK_BYTES, CountedDisk
 from tests.spool.wear import PROFILES, Cost, Profile, cost
@@ -36,15 +37,15 @@ def test_a_cursor_that_is_written_for_nothing_exceeds_the_budget(
     monkeypatch: pytest.MonkeyPatch, *, eager: bool
 ) -> None:
     """Row 47, planted: each round of chores writes the cursor, whether or not it has changed."""
-    flush = Chores.flush
+    flush = Releases.flush
 
-    async def hasty(self: Chores) -> None:
-        self._cursor_stale = True
+    async def hasty(self: Releases) -> None:
+        self._stale = True
         await flush(self)
 
     monkeypatch.setattr(Chores, "_look_again_seconds", lambda _: 60.0)
     if eager:
-        monkeypatch.setattr(Chores, "flush", hasty)
+        monkeypatch.setattr(Releases, "flush", hasty)
     profile = PROFILES[0]
     over = cost(profile, online=False).exceeds(profile.offline)
     assert ("cursor_kib_per_hour" in str(over)) == eager == bool(over)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from mesh.adapters.system import SystemDisk
-from mesh.spool.journal import FOLDER as JOURNALS
+from mesh.spool.journal import numbers
 from mesh.spool.spool import Spool
 from schemas import wire
 from schemas.limits import JOURNAL_BYTES_MAX
@@ -80,7 +80,7 @@ async def _fill(spool: Spool, disk: SystemDisk, generator: random.Random, size: 
             for appended in under_way:
                 assert await appended.settled, "the disk failed"
         async with asyncio.timeout(_SEAL_SECONDS_MAX):
-            while len(disk.list(JOURNALS)) > _JOURNALS_MAX:  # noqa: ASYNC110 - only the files tell
+            while len(numbers(disk)) > _JOURNALS_MAX:  # noqa: ASYNC110 - only the files tell
                 await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -97,8 +97,8 @@ def _holes(spool: Spool, lane: Lane) -> Ranges:
 
 async def _rested(disk: SystemDisk) -> None:
     """Returns once the closed journals are sealed: nothing has changed for a while."""
-    before: list[str] = []
-    while (now := disk.list(JOURNALS)) != before:
+    before: list[int] = []
+    while (now := numbers(disk)) != before:
         before = now
         await asyncio.sleep(_REST_SECONDS)
 

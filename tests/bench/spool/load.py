@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -15,7 +15,7 @@ from mesh.ports import Disk, DiskFile, OpenMode
 from mesh.spool.batch import Labels
 from mesh.spool.journal import FOLDER as JOURNALS
 from mesh.spool.journal import SPARE
-from mesh.spool.spool import Resources, Spool, SpoolSettings
+from mesh.spool.spool import DEFAULT_LANES, Resources, Spool, SpoolSettings
 from schemas import wire
 from schemas.limits import JOURNAL_BYTES_MAX
 from schemas.messages import Event, Lane, Severity
@@ -149,7 +149,10 @@ async def opened(disk: Disk, *, maintain: bool = True) -> AsyncIterator[Spool]:
             machine_id() or bytes(16),
             Ignoring(),
         )
-        spool = await Spool.open(resources, SpoolSettings(Labels("bench", "edge-1"), _BYTES_MAX))
+        # No lane has a quota of its own: nothing is to be given up.
+        lanes = {lane: replace(kept, bytes_max=None) for lane, kept in DEFAULT_LANES.items()}
+        settings = SpoolSettings(Labels("bench", "edge-1"), _BYTES_MAX, lanes)
+        spool = await Spool.open(resources, settings)
         try:
             async with asyncio.TaskGroup() as tasks:
                 chores = tasks.create_task(spool.maintain()) if maintain else None
