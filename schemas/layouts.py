@@ -128,7 +128,7 @@ _NUMBERS: Final = layout(
     0, Numbers, mark=_MARK, reserved=SEQ, explained=_REASONS, statement=COUNT
 ).form()
 _LANES: Final = mapping(_LANE, _NUMBERS, len(Lane))
-_PAST: Final = layout(0, PastEpoch, epoch=_EPOCH, lanes=_LANES).form()
+_PAST: Final = layout(0, PastEpoch, epoch=_EPOCH, lanes=_LANES, changed=UINT64).form()
 _LANE_LEDGER: Final = layout(
     0,
     LaneLedger,

@@ -57,10 +57,12 @@ class PastEpoch:
     Args:
         epoch: which life.
         lanes: where each of its lanes ended; nothing is reserved.
+        changed: counter of the life in which that last changed.
     """
 
     epoch: Epoch
     lanes: Mapping[Lane, Numbers]
+    changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 Age is counted by it. Within one boot it goes on with the monotonic clock, through restarts of the
 process too. Across a boot it goes on from the newest frame, plus what the wall clock says lies
 between, where the wall clock was trusted on both sides and has not gone back. So no step of a clock
-ever makes a record older; a device that was switched off without a clock that anybody trusts keeps
-its records a little longer than it was told to, never shorter.
+that nobody trusts makes a record older; a device that was switched off without a clock that anybody
+trusts keeps its records a little longer than it was told to, never shorter.
 """
 
 from collections.abc import Sequence

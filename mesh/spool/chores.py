@@ -155,12 +155,8 @@ class Chores:
         if self.linked and waiting is not None:
             left = waiting + self._settings.release_seconds - self._loop.time()
             return min(_LOOK_SECONDS, max(_PAUSE_SECONDS, left))
-        ageing = any(
-            state.backlog.records
-            for _, lane, state in states(self._lives)
-            if self._settings.lanes[lane].age_seconds_max is not None
-        )
-        return _LOOK_SECONDS if ageing else None
+        ages = [lane.age_seconds_max for lane in self._settings.lanes.values()]
+        return None if ages.count(None) == len(ages) else _LOOK_SECONDS
 
     async def do(self) -> None:
         """Does all that is due now.
@@ -169,6 +165,8 @@ class Chores:
             DiskFailed: something is left to be done.
         """
         await self.flush()
+        # Before anything else takes what a full disk has to give: it is what a new journal needs.
+        await self._keep_spare()
         unsealed = None
         try:
             await self._seal_journals()
@@ -179,7 +177,6 @@ class Chores:
         await self._expire()
         await self._evict()
         await self.losses.set_aside()
-        await self._keep_spare()
         if unsealed is not None:
             raise unsealed
 

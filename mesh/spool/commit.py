@@ -169,6 +169,15 @@ class Writer:
             self._journal = None
 
     def _begin(self, group: Group) -> Journal:
+        try:
+            return self._begin_in(group.spare, group)
+        except DiskFailed:
+            if not group.spare:
+                raise
+        # The spare is at fault, or gone: a new file may do.
+        return self._begin_in("", group)
+
+    def _begin_in(self, spare: str, group: Group) -> Journal:
         # A number that failed is not tried again: its file may exist.
         self._number += 1
         lanes = {
@@ -185,7 +194,7 @@ class Writer:
             group.at.mono_ns,
             lanes,
         )
-        self._journal = Journal.create(self._disk, header, spare=group.spare)
+        self._journal = Journal.create(self._disk, header, spare=spare)
         return self._journal
 
     def _mark(self, lane: Lane) -> LaneMark:

@@ -17,8 +17,8 @@ unlinked on the next opening.
 
 Lives are few, and bounded: what of more than ``PAST_EPOCHS_MAX`` of them is pending is given up as
 ``forgotten``, the oldest life first. A life that has nothing pending is dropped from ``STORE`` by
-the end of a later one that has stated it; that its batches are gone is made durable before, so that
-no crash brings it back.
+the end of a later one that has stated it and changed nothing of it; that its batches are gone is
+made durable before, so that no crash brings it back.
 """
 
 from collections.abc import Callable, Mapping
@@ -177,23 +177,34 @@ def begin(
     told = {lane: numbers for lane, numbers in lanes.items() if numbers.mark.next_seq}
     told_to = found.lanes[Lane.ACCOUNT].mark.next_seq
     spoken = _has_spoken(found.lanes[Lane.ACCOUNT])
-    over = [life for life in identity.past if spoken and not _is_pending(found.past[life.epoch])]
-    for life in over:
-        shelf.settle(disk, life.epoch)
-    past = [_told_to(life, told_to) for life in identity.past if life not in over]
-    past += [PastEpoch(identity.epoch, told)] if told else []
+    counter = identity.epoch.counter
+    pending: list[PastEpoch] = []
+    over: list[PastEpoch] = []
+    for life in identity.past:
+        if _is_pending(found.past[life.epoch]):
+            pending.append(_told_to(life, told_to, found))
+        elif not spoken or life.changed == counter:
+            over.append(_told_to(life, told_to, found))
     known = {identity.epoch, *(life.epoch for life in identity.past)}
-    past = [*(_adopted(disk, epoch) for epoch in shelf.epochs(disk) if epoch not in known), *past]
-    kept = past[-PAST_EPOCHS_MAX:]
-    forgotten = [_forgotten(life, found) for life in past[: -len(kept)][-PAST_EPOCHS_MAX:] if kept]
+    adopted = [_adopted(disk, epoch) for epoch in shelf.epochs(disk) if epoch not in known]
+    pending = [*adopted, *pending, *([PastEpoch(identity.epoch, told, counter)] if told else [])]
+    kept = pending[-PAST_EPOCHS_MAX:]
+    over += [_forgotten(life, found, counter) for life in pending[: len(pending) - len(kept)]]
     new = replace(
         identity,
         epoch=Epoch(identity.epoch.counter + 1, int.from_bytes(entropy(8), "little")),
         parent=identity.epoch,
         machine=machine,
-        past=(*forgotten, *kept),
+        past=(*over[-PAST_EPOCHS_MAX:], *kept),
     )
+    # What was unlinked stays so: no crash may bring back a life that STORE no longer names.
+    kept_epochs = {life.epoch for life in new.past}
+    for life in identity.past:
+        if life.epoch not in kept_epochs:
+            _clear(disk, life.epoch)
     store.write(disk, new)
+    for life in over:
+        _clear(disk, life.epoch)
     for number in journal.numbers(disk):
         disk.unlink(journal.journal_path(number))
     return new
@@ -205,10 +216,17 @@ def _has_spoken(accounts: LaneFound) -> bool:
 
 
 def _is_pending(lanes: Mapping[Lane, LaneFound]) -> bool:
-    return any(found.sealed or found.spoiled or found.leaving for found in lanes.values())
+    return any(found.sealed or found.spoiled for found in lanes.values())
 
 
-def _forgotten(life: PastEpoch, found: store.Survey) -> PastEpoch:
+def _clear(disk: Disk, epoch: Epoch) -> None:
+    """Unlinks what is left of a life of which nothing is pending; durable on return."""
+    for lane in Lane:
+        shelf.clear(disk, lane, epoch, shelf.sealed(disk, lane, epoch))
+    shelf.settle(disk, epoch)
+
+
+def _forgotten(life: PastEpoch, found: store.Survey, counter: int) -> PastEpoch:
     """A life of which everything that is still pending is given up."""
     lanes = {}
     for lane, numbers in life.lanes.items():
@@ -218,7 +236,7 @@ def _forgotten(life: PastEpoch, found: store.Survey) -> PastEpoch:
         if gone:
             stated[Explained.FORGOTTEN] = gone
         lanes[lane] = replace(numbers, explained=bounded(stated, released))
-    return PastEpoch(life.epoch, lanes)
+    return PastEpoch(life.epoch, lanes, counter)
 
 
 def _end(disk: Disk, labels: Labels, found: store.Survey, lane: Lane) -> Numbers:
@@ -236,13 +254,19 @@ def _end(disk: Disk, labels: Labels, found: store.Survey, lane: Lane) -> Numbers
     return Numbers(standing.mark, standing.mark.next_seq, stated, told_to)
 
 
-def _told_to(life: PastEpoch, number: int) -> PastEpoch:
-    """A past life, with the numbers of its statements above those of the life that ends now."""
+def _told_to(life: PastEpoch, number: int, found: store.Survey) -> PastEpoch:
+    """A past life as it was found, its statements numbered above those of the life that ends."""
     lanes = {
-        lane: replace(numbers, statement=numbers.statement + number)
-        for lane, numbers in life.lanes.items()
+        lane: Numbers(
+            standing.mark,
+            standing.mark.next_seq,
+            bounded(standing.explained, standing.released),
+            standing.statement + number,
+        )
+        for lane, standing in found.past[life.epoch].items()
+        if standing.mark.next_seq
     }
-    return PastEpoch(life.epoch, lanes)
+    return replace(life, lanes=lanes)
 
 
 def _span(item: Located) -> tuple[int, int]:

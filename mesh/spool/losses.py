@@ -59,7 +59,8 @@ class Losses:
         self._state_accounts = state_accounts
         self._spoiled = found_in(survey, identity.epoch, lambda found: found.spoiled)
         self._given_up: list[Shelved] = []
-        self._past_stale = False
+        self._past_stale: set[Epoch] = set()
+        self._past_changed: set[Epoch] = set()
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -92,7 +93,8 @@ class Losses:
         if epoch == self._identity.epoch:
             self._pump.rotate()
         else:
-            self._past_stale = True
+            self._past_stale.add(epoch)
+            self._past_changed.add(epoch)
 
     # --- what is done ------------------------------------------------------------------------
 
@@ -141,17 +143,24 @@ class Losses:
             DiskFailed: it is not.
         """
         if self._past_stale:
-            past = tuple(
-                PastEpoch(epoch, {lane: state.ended() for lane, state in lanes.items()})
-                for epoch, lanes in self._lives.items()
-                if epoch != self._identity.epoch
-            )
+            stale, self._past_stale = self._past_stale, set()
+            past = tuple(map(self._ended, self._identity.past))
+            try:
+                await self._worker(store.write, self._disk, replace(self._identity, past=past))
+            except BaseException:
+                self._past_stale |= stale
+                raise
             self._identity = replace(self._identity, past=past)
-            await self._worker(store.write, self._disk, self._identity)
-            self._past_stale = False
         self._pump.rotate()
         if not await self._pump.commit():
             raise DiskFailed(otherwise)
+
+    def _ended(self, life: PastEpoch) -> PastEpoch:
+        """A past life as it stands now."""
+        if life.epoch not in self._past_changed:
+            return life
+        lanes = {lane: state.ended() for lane, state in self._lives[life.epoch].items()}
+        return PastEpoch(life.epoch, lanes, self._identity.epoch.counter)
 
     async def mark(self, machine: bytes) -> None:
         """Writes into ``STORE`` on which machine it is to be believed.

@@ -39,10 +39,11 @@ from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from schemas.stored import LaneMark, Numbers
 
-__all__ = ["LaneFound", "judge", "judge_past", "knows_nothing"]
+__all__ = ["UNUSED", "LaneFound", "judge", "judge_past", "knows_nothing"]
 
 _JUMP = 2**32
-_UNUSED = Numbers(LaneMark(0, CHAIN_START), 0)
+UNUSED = Numbers(LaneMark(0, CHAIN_START), 0)
+"""Where a lane stands that never had a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,12 @@ def judge_past(numbers: Numbers, sealed: Sequence[Sealed], released: Ranges) -> 
     newly: dict[str, Ranges] = {}
     shelf = Ranges.of([(item.first, item.stop) for item in sealed])
     known = shelf | released | all_of(explained)
-    _explain(explained, newly, Explained.DAMAGED, known.gaps(0, numbers.mark.next_seq))
+    # What STORE does not know of came back with a crash; it is handed on like the rest.
+    mark = LaneMark(max(numbers.mark.next_seq, shelf.end), numbers.mark.chain)
+    _explain(explained, newly, Explained.DAMAGED, known.gaps(0, mark.next_seq))
     leaving, spoiled, staying = _sort_out(sealed, released, numbers.explained)
     return LaneFound(
-        mark=numbers.mark,
+        mark=mark,
         explained=explained,
         newly=newly,
         statement=numbers.statement,
@@ -155,7 +158,7 @@ def _gather(
     released: Ranges,
 ) -> _Evidence:
     header = newest.header if newest else None
-    numbers = header.lanes.get(lane, _UNUSED) if header else _UNUSED
+    numbers = header.lanes.get(lane, UNUSED) if header else UNUSED
     stated = all_of(numbers.explained)
     shelf = Ranges.of([(item.first, item.stop) for item in sealed])
     fresh = _fresh(lane, journals, shelf | stated)

@@ -56,16 +56,20 @@ class Releases:
         self._unlink += gone
 
     def note_holder(self, epoch: Epoch, lane: Lane, holder: str) -> None:
-        """A holder has released something of a lane.
+        """A holder has said what it has of a lane. What says nothing new costs no writing.
 
         Of too many holders the one that was not heard of for longest is forgotten.
         """
         prefix, key = f"{epoch}/{lane}/", f"{epoch}/{lane}/{holder}"
+        released = self._lives[epoch][lane].backlog.released
+        known = self._cursor.holders.get(key) == released.watermark()
+        if known and released == self.durable(epoch, lane):
+            return
         holders = {name: number for name, number in self._cursor.holders.items() if name != key}
         others = [name for name in holders if name.startswith(prefix)]
         if len(others) >= HOLDERS_MAX:
             del holders[others[0]]
-        holders[key] = self._lives[epoch][lane].backlog.released.watermark()
+        holders[key] = released.watermark()
         self._cursor = replace(self._cursor, holders=holders)
         self._stale = True
 

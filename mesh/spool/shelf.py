@@ -98,6 +98,11 @@ def put(disk: Disk, batch: Batch) -> Sealed:
     try:
         file.write(batch.data, 0)
         file.sync()
+    except DiskFailed:
+        # On a full disk half a batch is room that something else needs.
+        with suppress(DiskFailed):
+            disk.unlink(path + _NEW)
+        raise
     finally:
         file.close()
     disk.rename(path + _NEW, path)

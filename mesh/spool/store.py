@@ -24,13 +24,13 @@ opening and anybody else looking on.
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mesh.ports import Disk
 from mesh.spool import cursor, journal, shelf
 from mesh.spool.journal import JournalContent
-from mesh.spool.recovery import LaneFound, judge, judge_past, knows_nothing
+from mesh.spool.recovery import UNUSED, LaneFound, judge, judge_past, knows_nothing
 from mesh.spool.shelf import Sealed
 from schemas import wire
 from schemas.errors import (
@@ -45,7 +45,7 @@ from schemas.errors import (
 from schemas.limits import QUARANTINE_FILES_MAX, STORE_BYTES_MAX
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
-from schemas.stored import Cursor, StoreIdentity
+from schemas.stored import Cursor, Numbers, PastEpoch, StoreIdentity
 
 __all__ = [
     "LOCK",
@@ -204,15 +204,21 @@ def survey(disk: Disk, store: StoreIdentity, *, keep_data: bool = True) -> Surve
     past = {
         life.epoch: {
             lane: judge_past(
-                numbers,
+                life.lanes.get(lane) or _unknown(life),
                 shelf.sealed(disk, lane, life.epoch),
                 released_in(cursors, life.epoch, lane),
             )
-            for lane, numbers in life.lanes.items()
+            for lane in Lane
         }
         for life in store.past
     }
     return Survey(found, cursors, lanes, knows_nothing(found, shelves, released), past)
+
+
+def _unknown(life: PastEpoch) -> Numbers:
+    """Where a lane of a past life stands that ``STORE`` does not name: its statements go on."""
+    stated = max((numbers.statement for numbers in life.lanes.values()), default=0)
+    return replace(UNUSED, statement=stated)
 
 
 def released_in(released: Cursor, epoch: Epoch, lane: Lane) -> Ranges:

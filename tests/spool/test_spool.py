@@ -214,7 +214,9 @@ def test_sealing_that_fails_is_tried_again() -> None:
         for operation in ("create", "write", "sync", "rename", "sync_directory", "open", "unlink"):
             disk, said, watcher = SimDisk(), Said(), Watcher()
             async with opened(disk, maintain=False, watcher=watcher) as spool:
+                await spool._chores.do()
                 await said.append(spool, Lane.EVENTS, ["a", "b"])
+                spool._pump.spares["spare"] = 0
                 spool._pump.rotate()
                 await spool.commit()
                 disk.faults.fail(operation, errno.ENOSPC)  # type: ignore[arg-type]

@@ -138,7 +138,7 @@ def _life() -> list[Operation]:
     disk = Recorded()
 
     async def main(_: Random) -> None:
-        async with opened(disk, replace(SMALL, bytes_max=40_960)) as spool:
+        async with opened(disk, replace(SMALL, bytes_max=65_536)) as spool:
             for turn in range(12):
                 for lane in (Lane.EVENTS, Lane.LOGS):
                     appended = spool.append(lane, [record(f"{lane} {turn}")] * 3)
