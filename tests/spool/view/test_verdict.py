@@ -33,7 +33,8 @@ def _written(*, rotating: bool = False, close: bool = True, release: int = 0) ->
                 assert await spool.append(Lane.EVENTS, events).settled
                 assert await spool.append(Lane.LOGS, [record(f"log {turn}")]).settled
             if rotating:
-                await spool._chores.do()
+                while spool._pump.closed_journals:
+                    await spool._chores.do()
             if release:
                 spool.release(Lane.EVENTS, Ranges(((0, release),)), "hq")
                 await spool._chores.flush()
