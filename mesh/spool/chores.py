@@ -165,8 +165,9 @@ class Chores:
             DiskFailed: something is left to be done.
         """
         await self.flush()
-        # Before anything else takes what a full disk has to give: it is what a new journal needs.
-        await self._keep_spare()
+        if self._pump.degraded:
+            # Before anything else takes what a full disk has to give: a new journal needs it.
+            await self._keep_spare()
         unsealed = None
         try:
             await self._seal_journals()
@@ -177,6 +178,7 @@ class Chores:
         await self._expire()
         await self._evict()
         await self.losses.set_aside()
+        await self._keep_spare()
         if unsealed is not None:
             raise unsealed
 

@@ -161,7 +161,7 @@ def _gather(
     numbers = header.lanes.get(lane, UNUSED) if header else UNUSED
     stated = all_of(numbers.explained)
     shelf = Ranges.of([(item.first, item.stop) for item in sealed])
-    fresh = _fresh(lane, journals, shelf | stated)
+    fresh = _fresh(lane, journals, shelf | stated | released)
     known = shelf | released | stated | Ranges.of(_spans(fresh))
     closed = newest.closed.lanes.get(lane) if newest and newest.closed else None
     reserved = _reserved(lane, newest, numbers) if closed is None else closed
@@ -214,7 +214,7 @@ def _conclude(
 
 
 def _fresh(lane: Lane, journals: Sequence[JournalContent], gone: Ranges) -> tuple[Located, ...]:
-    """Frames of a lane that are not on the shelf nor given up, by number.
+    """Frames of a lane that are not on the shelf, given up or released, by number.
 
     Of two copies the newer one.
     """

@@ -187,7 +187,8 @@ def test_giving_up_before_it_is_stated_is_found(monkeypatch: pytest.MonkeyPatch)
             self._pump.rotate = rotate  # type: ignore[method-assign]
 
     monkeypatch.setattr(Chores, "_evict", hasty)
-    assert "acknowledged and lost" in first()
+    found = first()
+    assert "acknowledged and lost" in found or "is called so" in found
 
 
 def test_an_old_life_that_goes_before_the_new_one_is_stated_is_found(
@@ -216,7 +217,7 @@ def test_an_old_life_that_is_not_sealed_is_found(monkeypatch: pytest.MonkeyPatch
 
 def test_statements_that_begin_anew_with_a_life_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: a receiver takes an old statement of a past epoch for the newest one."""
-    monkeypatch.setattr(epochs, "_told_to", lambda life, _: life)
+    monkeypatch.setattr(epochs, "_told_to", lambda life, *_: life)
     found = first()
     assert "two statements are" in found or "the account says" in found
 

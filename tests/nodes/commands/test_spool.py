@@ -35,7 +35,7 @@ def _store(folder: Path, *, rotating: bool = True, close: bool = True) -> Path:
         async with opened(disk, settings, maintain=False, close=close) as spool:
             for text in ("released", "one", "two", "three \x1b[31m\r\n", "four", "five"):
                 assert await spool.append(Lane.EVENTS, [record(text)]).settled
-            if rotating:
+            while rotating and spool._pump.closed_journals:
                 await spool._chores.do()
             assert await spool.append(Lane.LOGS, [record("a log line")]).settled
             spool.release(Lane.EVENTS, Ranges(((0, 1),)), "hq")
