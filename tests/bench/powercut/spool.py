@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
+from mesh.adapters.thread import LoopThread
 from mesh.ports import Disk
 from mesh.spool.batch import Labels
 from mesh.spool.spool import Appended, Resources, Spool, SpoolSettings
@@ -53,7 +54,7 @@ class _Silent:
 @contextmanager
 def resources(disk: Disk) -> Iterator[Resources]:
     """What an edge hands to its spool."""
-    with ThreadPoolExecutor(1, "writer") as writer, ThreadPoolExecutor(1, "worker") as worker:
+    with LoopThread("writer") as writer, ThreadPoolExecutor(1, "worker") as worker:
         yield Resources(
             disk,
             SystemClock(),

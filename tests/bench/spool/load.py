@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
+from mesh.adapters.thread import LoopThread
 from mesh.ports import Disk, DiskFile, OpenMode
 from mesh.spool.batch import Labels
 from mesh.spool.journal import FOLDER as JOURNALS
@@ -138,7 +139,7 @@ async def warm_up(spool: Spool, disk: JournalsDisk, records: Sequence[bytes]) ->
 @asynccontextmanager
 async def opened(disk: Disk, *, maintain: bool = True) -> AsyncIterator[Spool]:
     """A spool with real threads; its chores run beside it, unless told otherwise."""
-    with ThreadPoolExecutor(1, "writer") as writer, ThreadPoolExecutor(1, "worker") as worker:
+    with LoopThread("writer") as writer, ThreadPoolExecutor(1, "worker") as worker:
         resources = Resources(
             disk,
             SystemClock(),
