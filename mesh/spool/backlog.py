@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 
 from mesh.spool.commit import Located
-from mesh.spool.cursor import bounded
+from mesh.spool.cursor import widened
 from mesh.spool.frame import HEADER_BYTES
 from mesh.spool.shelf import Sealed
 from schemas.limits import BATCH_RAW_BYTES_MAX, FRAMES_PER_BATCH_MAX
@@ -95,10 +95,10 @@ class Backlog:
     def release(self, numbers: Ranges) -> tuple[Sealed, ...]:
         """Takes a release; returns the batches that nobody needs any more.
 
-        Of too many spans the highest are not taken: the next release says them again.
+        Of too many spans some are not taken: the next release says them again.
         """
         before = self.released
-        self.released = bounded(before | numbers)
+        self.released = widened(before, numbers)
         new = (self.released - before).spans
         # All are counted before any piece goes: several spans may lie in one piece.
         self.records -= sum(self._held(*span) for span in new)
@@ -118,10 +118,12 @@ class Backlog:
 
     def _release_sealed(self, start: int, stop: int) -> list[Sealed]:
         where = _touching_sealed(self._sealed, start, stop)
-        touched = self._sealed[where]
-        gone = [item for item in touched if self.released.covers(item.first, item.stop)]
+        gone: list[Sealed] = []
+        kept: list[Sealed] = []
+        for item in self._sealed[where]:
+            (gone if self.released.covers(item.first, item.stop) else kept).append(item)
         if gone:
-            self._sealed[where] = [item for item in touched if item not in gone]
+            self._sealed[where] = kept
             self.sealed_bytes -= sum(item.allocated for item in gone)
         return gone
 
@@ -136,20 +138,25 @@ class Backlog:
                 kept.append(item)
         self._fresh[where] = kept
 
-    def drop(self, gone: Collection[Sealed]) -> None:
-        """Forgets batches that leave the shelf."""
+    def drop(self, gone: Collection[Sealed]) -> list[Sealed]:
+        """Forgets batches that leave the shelf; returns those that were still there."""
+        there = []
         for item in gone:
             index = bisect_left(self._sealed, item.first, key=_first_of_sealed)
             if index < len(self._sealed) and self._sealed[index] == item:
                 del self._sealed[index]
                 self.sealed_bytes -= item.allocated
                 self.records -= self._pending(item.first, item.stop)
+                there.append(item)
+        return there
 
-    def drop_frames(self, gone: Collection[Located]) -> None:
-        """Forgets frames that can no longer be read."""
+    def drop_frames(self, gone: Collection[Located]) -> list[Located]:
+        """Forgets frames that can no longer be read; returns those that were still there."""
         firsts = {item.frame.header.first for item in gone}
-        if firsts:
+        there = [item for item in self._fresh if item.frame.header.first in firsts]
+        if there:
             self._keep_fresh([i for i in self._fresh if i.frame.header.first not in firsts])
+        return there
 
     def seal(self, journal: int, batches: Iterable[Sealed]) -> tuple[Sealed, ...]:
         """The frames of a journal have become batches.

@@ -84,8 +84,8 @@ class Chores:
         self._closed_at: dict[int, float] = {}
         self._ages: dict[tuple[Epoch, Lane], tuple[Sealed, int]] = {}
         self._free_bytes: int | None = None
-        self._spares_known = False
-        self._spare_names = journal.spare_names(settings.spares_max)
+        self._full = False
+        self._spare_names = journal.spare_names(settings.spares_kept)
         self._told: tuple[events.ChoreFailed, float] | None = None
         self._due = asyncio.Event()
         self._due.set()
@@ -155,8 +155,8 @@ class Chores:
         if self.linked and waiting is not None:
             left = waiting + self._settings.release_seconds - self._loop.time()
             return min(_LOOK_SECONDS, max(_PAUSE_SECONDS, left))
-        ages = [lane.age_seconds_max for lane in self._settings.lanes.values()]
-        return None if ages.count(None) == len(ages) else _LOOK_SECONDS
+        ageing = any(lane.age_seconds_max is not None for lane in self._settings.lanes.values())
+        return _LOOK_SECONDS if ageing or self._full else None
 
     async def do(self) -> None:
         """Does all that is due now.
@@ -164,34 +164,38 @@ class Chores:
         Raises:
             DiskFailed: something is left to be done.
         """
-        await self.flush()
         if self._pump.degraded:
             # Before anything else takes what a full disk has to give: a new journal needs it.
             await self._keep_spare()
-        unsealed = None
-        try:
-            await self._seal_journals()
-        except DiskFailed as failure:
-            # A full disk fails the sealing, and is what evicting helps against.
-            unsealed = failure
+        failures = []
+        # What fails is no reason not to do the rest: a full disk fails the sealing, and is what
+        # evicting helps against.
+        for chore in (
+            self.flush,
+            self._seal_journals,
+            self._look_at_space,
+            self._expire,
+            self._evict,
+            self.losses.set_aside,
+            self._keep_spare,
+        ):
+            try:
+                await chore()
+            except DiskFailed as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+
+    async def _look_at_space(self) -> None:
         self._free_bytes = await self._in_worker(self._resources.disk.free_bytes)
-        await self._expire()
-        await self._evict()
-        await self.losses.set_aside()
-        await self._keep_spare()
-        if unsealed is not None:
-            raise unsealed
 
     async def flush(self) -> None:
         """Makes what was released durable, then unlinks what nobody needs any more.
 
-        Until the first journal of this life is durable, nothing goes.
-
         Raises:
             DiskFailed: the cursor before still stands, or something is left to be unlinked.
         """
-        if self._pump.journal:
-            await self.releases.flush()
+        await self.releases.flush()
 
     # --- sealing -----------------------------------------------------------------------------
 
@@ -213,9 +217,8 @@ class Chores:
                 self._due.set()
                 return
             frames = self._pending_in(number)
-            waits = len(self._pump.closed_journals) <= JOURNALS_CLOSED_MAX and (
-                now < self._closed_at[number] + self._settings.release_seconds
-            )
+            few = len(self._pump.closed_journals) <= JOURNALS_CLOSED_MAX and not self._pump.behind
+            waits = few and now < self._closed_at[number] + self._settings.release_seconds
             if frames and self.linked and waits:
                 continue
             if frames:
@@ -264,14 +267,12 @@ class Chores:
 
     async def _keep_spare(self) -> None:
         """Sees to it that there is a spare, which is also the reserve of a full disk."""
-        if self._pump.spares or not self._pump.journal:
+        if self._pump.spares:
             return
-        if not self._spares_known:
-            found = await self._in_worker(journal.spares, self._resources.disk)
+        found, _ = await self._in_worker(journal.spares, self._resources.disk)
+        if found:
             self._pump.spares |= found
-            self._spares_known = True
-            if found:
-                return
+            return
         # A full disk has none to give; what is evicted or released gives one later.
         with suppress(DiskFailed):
             size = await self._in_worker(
@@ -321,6 +322,7 @@ class Chores:
 
     def _refuse_where_full(self) -> None:
         used, allowed = self.used_bytes(), self.bytes_max()
+        self._full = used > allowed
         for lane, state in self._lives[self._identity.epoch].items():
             settings = self._settings.lanes[lane]
             if not settings.enabled:
@@ -329,6 +331,7 @@ class Chores:
             state.refuses = ""
             if settings.when_full is WhenFull.REFUSE and lane is not Lane.ACCOUNT:
                 if settings.bytes_max is not None and held >= settings.bytes_max:
+                    self._full = True
                     state.refuses = f"full, {held} bytes of {settings.bytes_max}"
                 elif used > allowed:
                     state.refuses = f"the spool is full, {used} bytes of {allowed}"

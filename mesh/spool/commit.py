@@ -92,6 +92,7 @@ class Committed:
         written_bytes: how much was written for this group.
         abandoned: journals that were begun and failed since the last group that became durable;
             nothing stands in them that does not stand elsewhere, or was given up.
+        sound: journals that were closed since then and of which no sync failed.
     """
 
     frames: tuple[Located, ...]
@@ -100,6 +101,7 @@ class Committed:
     journal_allocated: int
     written_bytes: int
     abandoned: tuple[int, ...] = ()
+    sound: tuple[int, ...] = ()
 
 
 class Writer:
@@ -121,6 +123,7 @@ class Writer:
         self._number = number
         self._journal: Journal | None = None
         self._abandoned: tuple[int, ...] = ()
+        self._sound: tuple[int, ...] = ()
 
     def commit(self, group: Group) -> Committed:
         """Makes a group durable.
@@ -134,6 +137,7 @@ class Writer:
             DiskFailed: the new one failed as well. Nothing is promised; a later group may be tried.
         """
         if self._journal is not None and group.rotate:
+            self._sound += (self._journal.number,)
             self._set_down()
         if self._journal is not None:
             try:
@@ -144,13 +148,15 @@ class Writer:
             committed = self._write(self._begin(group), group)
         except BaseException as failure:
             # Whatever went wrong: half a group may stand there, so nothing may follow it.
-            number = self._journal.number if self._journal is not None else None
+            journal = self._journal
             self._set_down()
-            if number is not None:
-                self._abandon(number, group.spare if isinstance(failure, DiskFull) else "")
+            if journal is not None:
+                again = journal.sound and isinstance(failure, DiskFull)
+                self._abandon(journal.number, group.spare if again else "")
             raise
         abandoned, self._abandoned = self._abandoned, ()
-        return replace(committed, abandoned=abandoned)
+        sound, self._sound = self._sound, ()
+        return replace(committed, abandoned=abandoned, sound=sound)
 
     def _abandon(self, number: int, spare: str) -> None:
         """A journal that was begun and holds nothing that was promised."""
@@ -172,10 +178,8 @@ class Writer:
         try:
             return self._begin_in(group.spare, group)
         except DiskFailed:
-            if not group.spare:
-                raise
-        # The spare is at fault, or gone: a new file may do.
-        return self._begin_in("", group)
+            # Whatever was at fault, a new file may do.
+            return self._begin_in("", group)
 
     def _begin_in(self, spare: str, group: Group) -> Journal:
         # A number that failed is not tried again: its file may exist.

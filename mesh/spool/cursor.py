@@ -15,18 +15,20 @@ from typing import Final
 
 from mesh.ports import Disk, DiskFile
 from schemas import wire
-from schemas.errors import DiskFailed, Refused
-from schemas.limits import CURSOR_BYTES_MAX, RANGES_MAX
+from schemas.errors import DiskFailed, DiskFull, DiskReadOnly, Refused
+from schemas.limits import CURSOR_BYTES_MAX
 from schemas.ranges import Ranges
 from schemas.stored import Cursor
 
-__all__ = ["PATH", "bounded", "load", "parse", "prepare", "store"]
+__all__ = ["PATH", "load", "parse", "prepare", "store", "widened"]
 
 PATH: Final = "cursor"
+_NEW: Final = "cursor.new"
 _MAGIC: Final = b"HFcu"
 _HEAD: Final = struct.Struct("<4sII")
 _SLOT_BYTES: Final = CURSOR_BYTES_MAX
-_SPANS_MAX: Final = RANGES_MAX // 16
+_SPANS_MAX: Final = 160
+"""Of each lane: 18 bytes each, of nine lives with seven lanes, fit into a slot with the holders."""
 _ALLOCATED_BYTES: Final = 16 * 1024
 
 
@@ -34,7 +36,7 @@ def load(disk: Disk) -> Cursor:
     """The newest cursor that can be read; an empty one when there is none."""
     try:
         file = disk.open(PATH, "read")
-    except FileNotFoundError:
+    except (FileNotFoundError, DiskFailed):
         return Cursor(0)
     try:
         slots = [_read_slot(file, slot) for slot in (0, 1)]
@@ -56,9 +58,50 @@ def prepare(disk: Disk) -> None:
     Raises:
         DiskFailed: it cannot be made, or not be allocated.
     """
-    if PATH in disk.list(""):
-        return
-    file = disk.open(PATH, "create")
+    if PATH not in disk.list(""):
+        _allocate(disk, PATH)
+
+
+def store(disk: Disk, cursor: Cursor) -> None:
+    """Writes a cursor over the older slot of the file that was prepared; durable on return.
+
+    Where the file does not take it, though the disk has room, it is written anew beside and
+    renamed: a bad sector must not stop what waits for a release.
+
+    Raises:
+        DiskFailed: the newer slot still stands.
+    """
+    body = wire.encode(cursor)
+    assert _HEAD.size + len(body) <= _SLOT_BYTES, "its spans, epochs and holders are bounded"
+    data = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+    try:
+        _write(disk, PATH, data, cursor.generation)
+    except FileNotFoundError:
+        # Somebody has removed it.
+        prepare(disk)
+        disk.sync_directory("")
+        _write(disk, PATH, data, cursor.generation)
+    except (DiskFull, DiskReadOnly):
+        raise
+    except DiskFailed:
+        disk.unlink(_NEW)
+        _allocate(disk, _NEW)
+        _write(disk, _NEW, data, cursor.generation)
+        disk.rename(_NEW, PATH)
+        disk.sync_directory("")
+
+
+def _write(disk: Disk, path: str, data: bytes, generation: int) -> None:
+    file = disk.open(path, "update")
+    try:
+        file.write(data, generation % 2 * _SLOT_BYTES)
+        file.sync()
+    finally:
+        file.close()
+
+
+def _allocate(disk: Disk, path: str) -> None:
+    file = disk.open(path, "create")
     try:
         for slot in (0, 1):
             file.write(bytes(_ALLOCATED_BYTES), slot * _SLOT_BYTES)
@@ -67,38 +110,20 @@ def prepare(disk: Disk) -> None:
         file.close()
 
 
-def store(disk: Disk, cursor: Cursor) -> None:
-    """Writes a cursor over the older slot of the file that was prepared; durable on return.
+def widened(released: Ranges, numbers: Ranges) -> Ranges:
+    """What is released with these numbers too, in at most as many spans as a cursor holds.
 
-    Raises:
-        DiskFailed: the newer slot still stands.
+    What was released stays so: it may be unlinked. Beyond the bound only those numbers are taken
+    that add no span; the rest is not released until the holes below it are.
     """
-    body = wire.encode(cursor)
-    assert _HEAD.size + len(body) <= _SLOT_BYTES, "bounded() bounds it"
-    data = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
-    try:
-        file = disk.open(PATH, "update")
-    except FileNotFoundError:
-        # Somebody has removed it.
-        prepare(disk)
-        disk.sync_directory("")
-        file = disk.open(PATH, "update")
-    try:
-        file.write(data, cursor.generation % 2 * _SLOT_BYTES)
-        file.sync()
-    finally:
-        file.close()
-
-
-def bounded(ranges: Ranges) -> Ranges:
-    """At most as many spans as a cursor holds.
-
-    The highest ones go: they are not released until the holes below them are, so what they hold
-    stays, and no cursor ever says less than what was unlinked.
-    """
-    if len(ranges.spans) <= _SPANS_MAX:
-        return ranges
-    return Ranges(ranges.spans[:_SPANS_MAX])
+    whole = released | numbers
+    if len(whole.spans) <= _SPANS_MAX:
+        return whole
+    for span in numbers.spans:
+        wider = released.add(*span)
+        if len(wider.spans) <= max(_SPANS_MAX, len(released.spans)):
+            released = wider
+    return released
 
 
 def parse(slot: bytes) -> Cursor:

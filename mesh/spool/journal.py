@@ -98,6 +98,8 @@ class Journal:
         self._allocated = allocated
         self.number = number
         self.size = size
+        self.sound = True
+        """Whether no sync of it has failed."""
 
     @property
     def allocated(self) -> int:
@@ -159,7 +161,9 @@ class Journal:
         """
         offset = self.size
         self._file.write(data, offset)
+        self.sound = False
         self._file.sync()
+        self.sound = True
         self.size = offset + len(data) - len(END)
         return offset
 
@@ -173,10 +177,20 @@ def spare_names(count: int) -> list[str]:
     return [SPARE, *(f"{SPARE}{n}" for n in range(1, count))]
 
 
-def spares(disk: Disk) -> dict[str, int]:
-    """The spares that there are, and their sizes."""
-    names = [f"{FOLDER}/{name}" for name in disk.list(FOLDER)]
-    return {name: disk.size(name) for name in names if name.startswith(SPARE)}
+def spares(disk: Disk) -> tuple[dict[str, int], int]:
+    """The spares that there are, and their sizes; and the highest number that stands in one.
+
+    A journal of that number would believe what an abandoned one has left there.
+    """
+    found: dict[str, int] = {}
+    highest = 0
+    for name in (f"{FOLDER}/{name}" for name in disk.list(FOLDER)):
+        with suppress(DiskFailed, FileNotFoundError):
+            if name.startswith(SPARE):
+                header = _header_in(disk, name)
+                highest = max(highest, header.number if header else 0)
+                found[name] = disk.size(name)
+    return found, highest
 
 
 def make_spare(disk: Disk, size: int) -> int:
@@ -252,6 +266,7 @@ class JournalContent:
         size: of the file, in bytes.
         broken_data: the bytes of each of ``broken``.
         data: all bytes, for who looks closer; empty where nobody does.
+        unreadable: whether nobody can know what it holds.
     """
 
     number: int
@@ -264,6 +279,7 @@ class JournalContent:
     size: int
     broken_data: tuple[bytes, ...] = ()
     data: bytes = b""
+    unreadable: bool = False
 
 
 def read(
@@ -271,12 +287,25 @@ def read(
 ) -> JournalContent:
     """Reads a journal in one pass. Nothing in it can make this fail.
 
-    What the medium does not give back reads as zeros, and so is damage like any other.
+    What the medium does not give back reads as zeros, and so is damage like any other. A file that
+    cannot even be opened may have held anything.
 
     Raises:
-        DiskFailed: the file cannot be opened.
+        FileNotFoundError: it is not there.
     """
-    file = disk.open(journal_path(number), "read")
+    try:
+        file = disk.open(journal_path(number), "read")
+    except DiskFailed:
+        unreadable = (Broken(0, COMMIT_GROUP_BYTES_MAX, None),)
+        return JournalContent(
+            *(number, None, (), unreadable),
+            torn_tail=False,
+            reserved=(),
+            closed=None,
+            size=0,
+            broken_data=(b"",),
+            unreadable=True,
+        )
     try:
         data = _read_all(file)
     finally:
@@ -321,8 +350,13 @@ def read(
 
 def read_header(disk: Disk, number: int) -> JournalHeader | None:
     """The header of a journal, whoever wrote it; ``None`` when it is not whole."""
+    header = _header_in(disk, journal_path(number))
+    return header if header is not None and header.number == number else None
+
+
+def _header_in(disk: Disk, path: str) -> JournalHeader | None:
     try:
-        file = disk.open(journal_path(number), "read")
+        file = disk.open(path, "read")
     except (FileNotFoundError, DiskFailed):
         return None
     try:
@@ -331,8 +365,7 @@ def read_header(disk: Disk, number: int) -> JournalHeader | None:
         return None
     finally:
         file.close()
-    header = parse_head(data)[0]
-    return header if header is not None and header.number == number else None
+    return parse_head(data)[0]
 
 
 def _read_all(file: DiskFile) -> bytes:

@@ -66,7 +66,8 @@ class Losses:
 
     def note_damaged_batch(self, epoch: Epoch, lane: Lane, item: Sealed, detail: str) -> None:
         """A batch on the shelf does not verify: states the loss, and later sets the file aside."""
-        self._lives[epoch][lane].backlog.drop([item])
+        if not self._lives[epoch][lane].backlog.drop([item]):
+            return
         self._damage(epoch, lane, [(item.first, item.stop)], detail)
         self._spoiled.append(Shelved(epoch, lane, item))
 
@@ -74,8 +75,8 @@ class Losses:
         """Frames in a journal do not verify: states the loss."""
         if damaged:
             epoch = self._identity.epoch
-            self._lives[epoch][lane].backlog.drop_frames(damaged)
-            spans = [(item.frame.header.first, item.frame.header.stop) for item in damaged]
+            gone = self._lives[epoch][lane].backlog.drop_frames(damaged)
+            spans = [(item.frame.header.first, item.frame.header.stop) for item in gone]
             self._damage(epoch, lane, spans, "a frame no longer matches its checksum")
 
     def _damage(
@@ -109,8 +110,9 @@ class Losses:
         by_lane: dict[tuple[Epoch, Lane], list[Sealed]] = {}
         for item in items:
             by_lane.setdefault((item.epoch, item.lane), []).append(item.batch)
-        for (epoch, lane), batches in by_lane.items():
-            self._lives[epoch][lane].backlog.drop(batches)
+        for (epoch, lane), chosen in by_lane.items():
+            # What was released or found damaged since it was chosen is no loss of this kind.
+            batches = self._lives[epoch][lane].backlog.drop(chosen)
             numbers = Ranges.of([(item.first, item.stop) for item in batches])
             self._explain(epoch, lane, why, numbers)
             self._given_up += [Shelved(epoch, lane, item) for item in batches]

@@ -24,7 +24,7 @@ from mesh.ports import Clock, Observer
 from mesh.spool import events
 from mesh.spool.commit import Committed, Group, Located, Writer
 from mesh.spool.lane import LaneState
-from schemas.errors import DiskFailed, DiskFull, Overloaded, Refused, RefusedBecause
+from schemas.errors import DiskFailed, Overloaded, Refused, RefusedBecause
 from schemas.limits import (
     COMMIT_GROUP_BYTES_MAX,
     NUMBERS_RESERVED,
@@ -73,7 +73,7 @@ class Pump:
         resources: clock, the writer's executor, observer.
         journals: the journals that are there and will not be written again, by number, oldest
             first, and what they occupy.
-        committed: called after each group that became durable.
+        changed: called after each group that became durable, and when the disk has failed.
         journal_bytes_max: a journal of at least so many bytes is followed by a new one.
         unsealed_bytes_max: beyond so many in closed journals nothing is taken.
         running_offset_ns: what to add to the monotonic clock for the running time.
@@ -86,7 +86,7 @@ class Pump:
         writer: Writer,
         resources: _Resources,
         journals: dict[int, int],
-        committed: Callable[[], None],
+        changed: Callable[[], None],
         journal_bytes_max: int,
         unsealed_bytes_max: int,
         running_offset_ns: int,
@@ -95,7 +95,7 @@ class Pump:
         self._epoch = epoch
         self._writer = writer
         self._resources = resources
-        self._committed = committed
+        self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._journal_bytes_max = journal_bytes_max
         self._unsealed_bytes_max = unsealed_bytes_max
@@ -119,6 +119,8 @@ class Pump:
         self.closed_journals = journals
         self.reusable: set[int] = set()
         """Of these, the ones of which no sync ever failed."""
+        self.behind = False
+        """Whether more waits to be sealed than may."""
         self.spares: dict[str, int] = {}
         """The spares that are there, and their sizes; whoever makes one says so."""
         self.degraded = ""
@@ -213,8 +215,8 @@ class Pump:
 
     def _judge(self) -> None:
         """Whether anything is taken now; asked only when something has changed."""
-        behind = self._unsealed_bytes > self._unsealed_bytes_max
-        self._shut = bool(self.degraded) or self._closing or behind
+        self.behind = self._unsealed_bytes > self._unsealed_bytes_max
+        self._shut = bool(self.degraded) or self._closing or self.behind
 
     async def close(self) -> None:
         """Commits what waits, and says in the journal with which numbers to go on.
@@ -330,23 +332,23 @@ class Pump:
             self.journal_since_ns = group.at.mono_ns
             if self.journal:
                 self.closed_journals[self.journal] = self.journal_allocated
-                if group.rotate:
-                    self.reusable.add(self.journal)
+        self.reusable.update(committed.sound)
         self.closed_journals |= dict.fromkeys(committed.abandoned, 0)
         self._judge()
         self.journal, self.journal_bytes = committed.journal, committed.journal_bytes
         self.journal_allocated = committed.journal_allocated
-        self._committed()
+        self._changed()
 
     def _degrade(self, group: Group, failure: BaseException) -> None:
         for entry in group.entries:
             numbers = Ranges(((entry.first, entry.first + len(entry.records)),))
             self._lanes[entry.lane].explain(Explained.SHED, numbers)
-        if not isinstance(failure, DiskFull):
-            self.spares.pop(group.spare, None)
+        # Where it is a spare again, the chores will find it.
+        self.spares.pop(group.spare, None)
         if not self.degraded:
             self.degraded = str(failure) or repr(failure)
             self._shut = True
+            self._changed()
             self._resources.observer.observe(events.SpoolDegraded(self.degraded))
         self._rotate = True
         if self._retry is not None:

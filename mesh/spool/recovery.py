@@ -269,7 +269,9 @@ def _head_lost(journals: Sequence[JournalContent], lanes: Sequence[_Evidence]) -
     if any(evidence.known.end > evidence.reserved for evidence in lanes):
         return True
     since = journals if _newest(journals) is None else journals[-1:]
-    return any(journal.header is None and _has_frames(journal) for journal in since)
+    return any(
+        journal.unreadable or (journal.header is None and _has_frames(journal)) for journal in since
+    )
 
 
 def _has_frames(journal: JournalContent) -> bool:

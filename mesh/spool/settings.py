@@ -74,6 +74,11 @@ class SpoolSettings:
         return min(self.journal_bytes_max, max(_JOURNAL_BYTES_MIN, self.bytes_max // 16))
 
     @property
+    def spares_kept(self) -> int:
+        """How many spares: one, and more where they are a small part of the spool."""
+        return max(1, min(self.spares_max, self.bytes_max // (16 * self.journal_bytes)))
+
+    @property
     def reserve_bytes(self) -> int:
         """How large a spare is made: a small spool cannot spare much."""
         return min(self.spare_bytes, max(BLOCK_BYTES, self.bytes_max // 32))

@@ -64,12 +64,28 @@ def sealed(disk: Disk, lane: Lane, epoch: Epoch) -> list[Sealed]:
     """What is on the shelf for a lane, sorted. Foreign names are passed over."""
     folder = _folder(lane, epoch)
     found = []
-    for name in disk.list(folder):
+    for name in _names(disk, folder):
         match = _NAME.fullmatch(name)
         if match is not None and int(match[1]) <= int(match[2]):
-            size = disk.size(f"{folder}/{name}")
+            size = _size(disk, f"{folder}/{name}")
             found.append(Sealed(int(match[1]), int(match[2]) + 1, size))
     return sorted(found, key=lambda item: item.first)
+
+
+def _names(disk: Disk, folder: str) -> list[str]:
+    """The names in a folder; none where the medium does not give them back, asked twice."""
+    for _ in range(2):
+        with suppress(DiskFailed):
+            return disk.list(folder)
+    return []
+
+
+def _size(disk: Disk, path: str) -> int:
+    """A file's length; 0 where the medium does not tell: reading it will show what it is worth."""
+    try:
+        return disk.size(path)
+    except (DiskFailed, FileNotFoundError):
+        return 0
 
 
 def prepare(disk: Disk, lane: Lane, epoch: Epoch) -> None:
@@ -114,7 +130,7 @@ def epochs(disk: Disk) -> list[Epoch]:
     """The epochs of all batches that there are, in no order. Foreign names are passed over."""
     found: set[Epoch] = set()
     for lane in Lane:
-        for name in disk.list(f"{FOLDER}/{lane}"):
+        for name in _names(disk, f"{FOLDER}/{lane}"):
             with suppress(Refused):
                 epoch = Epoch.parse(name)
                 if epoch not in found and sealed(disk, lane, epoch):
@@ -180,7 +196,7 @@ def tidy(disk: Disk, lane: Lane, epoch: Epoch) -> None:
         DiskFailed: nobody knows.
     """
     folder = _folder(lane, epoch)
-    names = disk.list(folder)
+    names = _names(disk, folder)
     for name in names:
         if name.endswith(_NEW):
             disk.unlink(f"{folder}/{name}")

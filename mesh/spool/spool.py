@@ -92,9 +92,9 @@ class Spool:
         self,
         resources: Resources,
         settings: SpoolSettings,
-        identity: StoreIdentity,
-        survey: store.Survey,
+        opened: "_Opened",
     ) -> None:
+        identity, survey = opened.identity, opened.survey
         self._resources = resources
         self._settings = settings
         self._identity = identity
@@ -116,7 +116,9 @@ class Spool:
         journals = {content.number: content.size for content in survey.journals}
         marks = {lane: found.mark for lane, found in survey.lanes.items()}
         owner = Owner(identity.store, identity.epoch, resources.boot)
-        writer = Writer(resources.disk, owner, marks, max(journals, default=0))
+        number = max([opened.highest, *journals])
+        writer = Writer(resources.disk, owner, marks, number)
+        # What lies ready is what the first journal needs on a full disk.
         self._pump = Pump(
             self._lanes,
             identity.epoch,
@@ -126,8 +128,9 @@ class Spool:
             self._after_commit,
             settings.journal_bytes,
             settings.unsealed_bytes_max,
-            running_offset_ns(survey.journals, resources.clock.now(), resources.boot),
+            opened.running_offset_ns,
         )
+        self._pump.spares |= opened.spares
         self._chores = Chores(
             resources,
             settings,
@@ -140,7 +143,7 @@ class Spool:
 
     def _after_commit(self) -> None:
         self._grown.set()
-        if self._pump.closed_journals:
+        if self._pump.closed_journals or self._pump.degraded:
             self._chores.wake()
 
     # --- opening and closing -----------------------------------------------------------------
@@ -155,9 +158,10 @@ class Spool:
         """
         loop = asyncio.get_running_loop()
         work = partial(_open_files, resources, settings)
-        identity, survey, told = await loop.run_in_executor(resources.worker, work)
-        spool = cls(resources, settings, identity, survey)
-        for event in told:
+        found = await loop.run_in_executor(resources.worker, work)
+        spool = cls(resources, settings, found)
+        survey = found.survey
+        for event in found.told:
             spool._observe(event)
         await spool.commit()
         spool._observe_opening(survey)
@@ -186,8 +190,8 @@ class Spool:
 
         Where the disk fails, it is left as after a crash. ``maintain`` must have ended.
         """
-        await self._pump.close()
         try:
+            await self._pump.close()
             await self._chores.flush()
         except DiskFailed as failure:
             self._observe(events.ChoreFailed(str(failure)))
@@ -368,8 +372,15 @@ class Spool:
             sealing.pack,
             *(self._resources.disk, self._settings.labels, piece, self._resources.packer),
         )
+        if packed.batches:
+            return packed.batches[0]
+        if piece[0].journal != self._pump.journal:
+            raise DiskFailed(
+                f"lane {lane}: journal {piece[0].journal} does not give back its frames now; "
+                "sealing it will judge"
+            )
         self._chores.losses.note_damaged_frames(lane, packed.damaged)
-        return packed.batches[0] if packed.batches else None
+        return None
 
     def release(self, lane: Lane, numbers: Ranges, holder: str, epoch: Epoch | None = None) -> None:
         """Takes what a receipt said: the next holder has these numbers durably, or knows why not.
@@ -425,14 +436,29 @@ class Spool:
         self._resources.observer.observe(event)
 
 
-def _open_files(
-    resources: Resources, settings: SpoolSettings
-) -> tuple[StoreIdentity, store.Survey, list[object]]:
-    """Locks, identifies and reads a store; makes one where there is none. Runs in the worker.
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What an opening found, and what the spool goes on with.
 
-    Returns:
-        Its identity, what it holds, and what is to be told.
+    Args:
+        identity: who the store is.
+        survey: what it holds.
+        told: events.
+        running_offset_ns: what to add to the monotonic clock for the running time.
+        spares: the spares that lie ready, and their sizes.
+        highest: the highest number of a journal that stands in one.
     """
+
+    identity: StoreIdentity
+    survey: store.Survey
+    told: list[object]
+    running_offset_ns: int
+    spares: dict[str, int]
+    highest: int
+
+
+def _open_files(resources: Resources, settings: SpoolSettings) -> _Opened:
+    """Locks, identifies and reads a store; makes one where there is none. Runs in the worker."""
     try:
         resources.disk.make_directory("")
     except DiskFailed as refused:
@@ -448,9 +474,7 @@ def _open_files(
         raise
 
 
-def _open_locked(
-    resources: Resources, settings: SpoolSettings
-) -> tuple[StoreIdentity, store.Survey, list[object]]:
+def _open_locked(resources: Resources, settings: SpoolSettings) -> _Opened:
     disk, labels, machine = resources.disk, settings.labels, resources.machine
     identity, made, lost = epochs.identify(disk, labels, machine, resources.entropy)
     told: list[object] = [events.DamageFound(Lane.ACCOUNT, "none", lost)] if lost else []
@@ -459,12 +483,15 @@ def _open_locked(
     survey = store.survey(disk, identity, keep_data=False)
     kept = [name for content in survey.journals for name in store.quarantine(disk, content)]
     told += map(events.Quarantined, kept)
+    # A new life goes on with the running time of the old one, by which its records age.
+    offset_ns = running_offset_ns(survey.journals, resources.clock.now(), resources.boot)
     why = "" if made else epochs.reason_to_begin(disk, identity, survey, machine)
     if why:
         identity = epochs.begin(disk, labels, machine, resources.entropy, identity, survey)
         survey = store.survey(disk, identity, keep_data=False)
         told.append(events.EpochBegun(str(identity.epoch), why))
-    return identity, survey, told
+    spares, highest = journal.spares(disk)
+    return _Opened(identity, survey, told, offset_ns, spares, highest)
 
 
 def _tidy(disk: Disk, identity: StoreIdentity) -> None:

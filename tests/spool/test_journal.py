@@ -267,9 +267,13 @@ def test_damage_to_a_slot_gives_the_other() -> None:
 
 
 def test_a_cursor_is_bounded_from_above() -> None:
-    """The highest spans are not released yet."""
+    """Beyond the bound only what adds no span is taken; what was released stays so."""
     spans = tuple((2 * n, 2 * n + 1) for n in range(1000))
-    kept = cursor.bounded(Ranges(spans))
+    kept = cursor.widened(Ranges(), Ranges(spans))
     assert kept.spans == spans[: len(kept.spans)]
-    assert len(kept.spans) == 256
-    assert cursor.bounded(Ranges(((0, 5),))) == Ranges(((0, 5),))
+    assert len(kept.spans) == 160
+    low = cursor.widened(kept, Ranges(((1, 2),)))
+    assert low == kept | Ranges(((1, 2),)), "it joins two"
+    assert cursor.widened(kept, Ranges(((5000, 5001),))) == kept
+    assert cursor.widened(Ranges(((9, 10),)), Ranges(spans)).covers(9, 10), "never taken back"
+    assert cursor.widened(Ranges(), Ranges(((0, 5),))) == Ranges(((0, 5),))

@@ -210,7 +210,7 @@ def _bytes(state: LaneFound) -> int:
 
 def _used_bytes(sight: Sight) -> int:
     files = [content.size for content in sight.survey.journals]
-    files += journal.spares(sight.picture).values()
+    files += journal.spares(sight.picture)[0].values()
     return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in files) + sum(
         item.allocated
         for lanes in sight.lives.values()
