@@ -372,15 +372,15 @@ class Spool:
             sealing.pack,
             *(self._resources.disk, self._settings.labels, piece, self._resources.packer),
         )
-        if packed.batches:
-            return packed.batches[0]
-        if piece[0].journal != self._pump.journal:
+        if piece[0].journal == self._pump.journal:
+            self._chores.losses.note_damaged_frames(lane, packed.damaged)
+        elif not packed.batches:
+            # It may be under way to the shelf at this moment: two judges could differ.
             raise DiskFailed(
                 f"lane {lane}: journal {piece[0].journal} does not give back its frames now; "
                 "sealing it will judge"
             )
-        self._chores.losses.note_damaged_frames(lane, packed.damaged)
-        return None
+        return packed.batches[0] if packed.batches else None
 
     def release(self, lane: Lane, numbers: Ranges, holder: str, epoch: Epoch | None = None) -> None:
         """Takes what a receipt said: the next holder has these numbers durably, or knows why not.

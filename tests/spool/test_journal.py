@@ -1,6 +1,7 @@
 """Journals and cursors: what they hold after what can happen to a file."""
 
 import errno
+import itertools
 import random
 from dataclasses import replace
 
@@ -236,12 +237,17 @@ def test_the_newest_cursor_holds() -> None:
 
 
 def test_a_crash_in_mid_write_leaves_the_cursor_before() -> None:
-    """Row 23: old or new, never none."""
-    for fault in ("write", "sync"):
+    """Row 23: old or new, never none; where it is written anew beside, too."""
+    for fault, beside in itertools.product(("write", "sync"), ("write", "sync", "rename", None)):
         disk = _stored(4)
-        disk.faults.fail(fault)  # type: ignore[arg-type]
-        with pytest.raises(DiskFailed):
+        disk.faults.fail(fault, path=cursor.PATH)  # type: ignore[arg-type]
+        if beside is None:
             cursor.store(disk, _cursor(5))
+            assert cursor.load(disk) == _cursor(5)
+        else:
+            disk.faults.fail(beside, path="cursor.new")  # type: ignore[arg-type]
+            with pytest.raises(DiskFailed):
+                cursor.store(disk, _cursor(5))
         for image in disk.crash_images(random.Random(0), block_bytes=512):
             assert cursor.load(image) in (_cursor(4), _cursor(5))
 
