@@ -24,6 +24,7 @@ from schemas.stored import StoreIdentity
 
 __all__ = ["status_document", "status_lines", "status_table"]
 
+_HOURS_IN_DAY: Final = 24
 _HOUR_SECONDS: Final = 3600
 
 
@@ -197,4 +198,5 @@ def _durability(settings: LaneSettings) -> str:
 def _age(settings: LaneSettings) -> str:
     if settings.age_seconds_max is None:
         return "-"
-    return f"{lasting(settings.age_seconds_max / _HOUR_SECONDS)} hours"
+    hours = settings.age_seconds_max / _HOUR_SECONDS
+    return f"{hours:,.0f} h" if hours < _HOURS_IN_DAY else f"{hours / _HOURS_IN_DAY:,.0f} days"
