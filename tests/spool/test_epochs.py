@@ -319,3 +319,25 @@ def test_batches_that_nobody_names_are_adopted(left: str) -> None:
             )
 
     play(main)
+
+
+def test_records_of_a_past_life_age_on() -> None:
+    """Row 30: running time goes on through a change of lives."""
+
+    async def main(_: random.Random) -> None:
+        disk, said = SimDisk(), Said()
+        lanes = {lane: replace(kept, age_seconds_max=3600.0) for lane, kept in CALM.lanes.items()}
+        ageing = replace(CALM, lanes=lanes)
+        async with opened(disk, ageing) as spool:
+            await asyncio.sleep(50_000)
+            assert await said.append(spool, Lane.EVENTS, ["old"])
+            old = spool.epoch
+        async with opened(disk, ageing, seed=1, machine=OTHER) as spool:
+            await asyncio.sleep(3000)
+            assert spool.has_pending(Lane.EVENTS, 0, old)
+            await asyncio.sleep(800)
+            assert not spool.has_pending(Lane.EVENTS, 0, old)
+            told = (await _statements(spool, old))[Lane.EVENTS]
+            assert told.explained[Explained.EXPIRED] == Ranges(((0, 1),))
+
+    play(main)

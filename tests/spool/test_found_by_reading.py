@@ -5,9 +5,13 @@ import errno
 import random
 from dataclasses import replace
 
+import pytest
+
 from mesh.spool import cursor, journal, shelf
+from mesh.spool.backlog import Backlog
 from mesh.spool.journal import Journal
 from mesh.spool.lane import LaneSettings, WhenFull
+from schemas.errors import DiskFailed
 from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
@@ -160,3 +164,42 @@ def test_a_journal_takes_no_number_that_a_spare_has_seen() -> None:
             assert spool._pump.journal > 9
 
     play(main)
+
+
+def test_a_frame_that_cannot_be_read_in_a_closed_journal_is_judged_by_its_sealing() -> None:
+    """Row 10: a reader's bad luck beside a sealing that reads well costs nothing."""
+
+    async def main(_: random.Random) -> None:
+        disk, said = SimDisk(), Said()
+        async with opened(disk, CALM, maintain=False) as spool:
+            assert await said.append(spool, Lane.EVENTS, ["a", "b"])
+            spool._pump.rotate()
+            assert await spool.commit()
+            disk.faults.fail("read", times=2, path=journal.journal_path(1))
+            with pytest.raises(DiskFailed, match="sealing it will judge"):
+                await spool.next_batch(Lane.EVENTS, 0)
+            await spool._chores.do()
+            assert not explained_of(spool, Lane.EVENTS)
+            await audit(spool, said)
+        async with opened(disk) as spool:
+            await audit(spool, said)
+
+    play(main)
+
+
+def test_a_release_of_many_batches_looks_at_each_once() -> None:
+    """The first receipt after a lost cursor releases thousands at once, on the loop."""
+    looked = 0
+
+    class Counted(shelf.Sealed):
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return super().__eq__(other)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    backlog = Backlog((), [Counted(n, n + 1, 10) for n in range(2000)])
+    assert len(backlog.release(Ranges(((0, 1999),)))) == 1999
+    assert backlog.records == 1
+    assert looked < 10_000
