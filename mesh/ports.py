@@ -264,7 +264,10 @@ class LocalBroker(Protocol):
 
 
 class Part(NamedTuple):
-    """A piece of a batch, or all of it, on its way over a link."""
+    """A piece of a batch, or all of it, on its way over a link.
+
+    The last one of a batch is sent only once all the others were accepted.
+    """
 
     site: str
     node: str
@@ -319,6 +322,13 @@ class Link(Protocol):
 
     async def wait_changed(self, seen: LinkState) -> LinkState:
         """Returns once the state differs from ``seen`` in ``up`` or ``connections``."""
+        ...
+
+    def reset(self, reason: str) -> None:
+        """Tears the connection down, and makes it anew: it is up, and nothing comes of it.
+
+        What is under way fails with ``LinkDown``. Fine while it is down.
+        """
         ...
 
     async def send(self, part: Part) -> Accepted | Refusal:

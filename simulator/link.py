@@ -177,6 +177,11 @@ class SimLink:
             await self._changed.wait()
         return self._state
 
+    def reset(self, reason: str) -> None:
+        """Tears the connection down, and makes it anew."""
+        if self._state.up:
+            self.drop(reason)
+
     async def send(self, part: Part) -> Accepted | Refusal:
         """Sends one part; many may be under way at once.
 

@@ -88,6 +88,11 @@ class Connection:
             await self._changed.wait()
         return self._session
 
+    def reset(self, reason: str) -> None:
+        """Loses the session that is up, so that the next one is made; fine when there is none."""
+        if self._session is not None:
+            self._session.lose(reason)
+
     async def __aenter__(self) -> Self:
         self._move(up=False, reason="connecting")
         await self._tasks.__aenter__()

@@ -72,8 +72,8 @@ class LinkSettings:
 
     Args:
         session: where it connects.
-        site: whose receipts it reads.
-        node: whose receipts it reads.
+        site: whose receipts it reads; ``None`` for those of every site.
+        node: whose receipts it reads; ``None`` for those of every node.
         send_seconds: how long the transport may take to acknowledge a part.
         window_parts_max: how many parts may be under way; further ones wait, within their deadline.
         full_seconds: after how long a part that found the stream full may be offered again.
@@ -81,8 +81,8 @@ class LinkSettings:
     """
 
     session: SessionSettings
-    site: str
-    node: str
+    site: str | None
+    node: str | None
     send_seconds: float = 20.0
     window_parts_max: int = 64
     full_seconds: float = 5.0
@@ -104,8 +104,9 @@ class JetStreamLink:
     """
 
     def __init__(self, settings: LinkSettings, clock: Clock, rng: random.Random) -> None:
-        check_identifier("site", settings.site)
-        check_identifier("node", settings.node)
+        for what, name in (("site", settings.site), ("node", settings.node)):
+            if name is not None:
+                check_identifier(what, name)
         self._settings = settings
         self._connection = Connection(
             settings.session, clock, rng, self._prepare, self._read_receipts
@@ -133,6 +134,10 @@ class JetStreamLink:
         """Returns once the state differs from ``seen`` in ``up`` or ``connections``."""
         await self._connection.wait_changed(seen)
         return self.state
+
+    def reset(self, reason: str) -> None:
+        """Tears the connection down, and makes it anew."""
+        self._connection.reset(reason)
 
     async def send(self, part: Part) -> Accepted | Refusal:
         """Sends one part; many may be under way at once.
@@ -190,7 +195,8 @@ class JetStreamLink:
     async def _prepare(self, session: Session) -> None:
         await session.call(f"STREAM.INFO.{STREAM_UP}", {})
         self._consumer = f"receipts-{session.token}"
-        watched = f"mesh.v1.{self._settings.site}.{self._settings.node}.down.*"
+        site, node = self._settings.site or "*", self._settings.node or "*"
+        watched = f"mesh.v1.{site}.{node}.down.*"
         config = {
             "name": self._consumer,
             "deliver_policy": "last_per_subject",
