@@ -3,13 +3,14 @@
 Never in the way of a decision.
 
 It drains a *source*, a node's spool or a gateway's custody, over one or several links. Each life in
-the source has a delivery of its own, which knows what was sent and released; the schedule says which
-lane sends its next part over which link; each link's pace says how large a part may be and how many
-bytes may be under way. It hands receipts to the deliveries, and releases what they release.
+the source has a delivery of its own, which knows what was sent and released; the schedule says
+which lane sends its next part over which link; each link's pace says how large a part may be and
+how many bytes may be under way. It hands receipts to the deliveries, and releases what they
+release.
 
-A holder that lost what it had stated is offered again what is retained here. A receipt of the newest
-life of a node that speaks of what was never written, or of other records under its numbers, means
-that this source is an older copy: the life is disowned.
+A holder that lost what it had stated is offered again what is retained here. A receipt of a life
+that is pending, which speaks of what was never written, or of other records under its numbers,
+means that this source is an older copy: the life is disowned.
 
 A link that is up and carries nothing, or whose every sending fails, is torn down and made anew.
 Every failure of a link ends here: the forwarder runs until it is cancelled, and a backlog needs no
@@ -69,6 +70,8 @@ __all__ = [
 
 _DOUBT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 3600.0
+_DISK_SECONDS: Final = 1.0
+_NEVER: Final = float("inf")
 _TURN_SECONDS_MIN: Final = 0.001
 _HEADS_URGENT: Final = 4
 _DELIVERIES_MAX: Final = 4096
@@ -124,7 +127,9 @@ class Forwarder:
         relays: bool = False,
     ) -> None:
         self._source = source
-        self._routes = {uplink.rule.name: Route(uplink) for uplink in uplinks}
+        self._routes = {
+            uplink.rule.name: Route(uplink, settings.window_batches) for uplink in uplinks
+        }
         self._rules = {**DEFAULT_LANE_RULES, **rules}
         self._schedule = Schedule(
             [uplink.rule for uplink in uplinks], self._rules, spent=spent or {}
@@ -145,6 +150,7 @@ class Forwarder:
         self._sending: dict[str, dict[Transfer, None]] = {name: {} for name in self._routes}
         self._doubts: dict[tuple[Lane, RefusedBecause], tuple[int, float]] = {}
         self._plan = _NO_PLAN
+        self._look_at = _NEVER
         self._turn = asyncio.Event()
         self._released = asyncio.Event()
         self._look()
@@ -303,9 +309,7 @@ class Forwarder:
     def _reclaim(self, life: Life, outcome: Released) -> None:
         retained = self._source.reclaim(life, outcome.lane, outcome.lost, outcome.holder)
         where = f"{life}/{outcome.lane}"
-        self._observer.observe(
-            CustodyLost(outcome.holder, where, len(outcome.lost), len(retained))
-        )
+        self._observer.observe(CustodyLost(outcome.holder, where, len(outcome.lost), len(retained)))
 
     async def _disown(self, route: Route, life: Life, reason: str) -> None:
         """Once: the next holder knows another past of this life than this source."""
@@ -335,8 +339,12 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         while True:
             self._turn.clear()
-            if any([delivery.on_timer(loop.time()) for delivery in self._deliveries.values()]):
-                self._dry.clear()
+            if loop.time() >= self._look_at:
+                self._look_at = _NEVER
+                self._look()
+            for delivery in self._deliveries.values():
+                if delivery.on_timer(loop.time()):
+                    self._dry.clear()
             while (choice := self._choose(loop.time())) is not None:
                 await self._send_next(choice, tasks)
             await self._wait_turn(loop)
@@ -371,7 +379,10 @@ class Forwarder:
         if not delivery.has_room or self._sends >= heads_max:
             return 0
         if not self._source.has_pending(key.life, key.lane, front.start):
-            self._dry.add(key)
+            if delivery.on_dry(key.lane):
+                self._turn.set()
+            else:
+                self._dry.add(key)
             return 0
         return self._part_bytes("")
 
@@ -413,6 +424,7 @@ class Forwarder:
             batch = await self._source.next_batch(life, lane, front.start)
         except DiskFailed as failure:
             self._observer.observe(BatchRefused(route.name, f"{life}/{lane}", str(failure)))
+            self._look_at = asyncio.get_running_loop().time() + _DISK_SECONDS
             batch = None
         if batch is None:
             self._dry.add(key)
@@ -439,6 +451,7 @@ class Forwarder:
         except LinkDown as down:
             reason = str(down)
         now = loop.time()
+        route.on_ended(life)
         if life == route.life:
             match answer:
                 case Accepted():
@@ -494,9 +507,7 @@ class Forwarder:
                     delivery.on_failed(key.lane, transfer.ticket)
         self._end(transfer)
 
-    def _cut_smaller(
-        self, route: Route, transfer: Transfer, part: Part, refusal: Refusal
-    ) -> bool:
+    def _cut_smaller(self, route: Route, transfer: Transfer, part: Part, refusal: Refusal) -> bool:
         """Begins a batch anew in smaller parts where one was too large for the link."""
         if refusal.reason is not RefusedBecause.TOO_LARGE:
             return False
@@ -521,7 +532,7 @@ class Forwarder:
         now = loop.time()
         timers = [delivery.get_timer(now) for delivery in self._deliveries.values()]
         timers += [route.get_timer(now) for route in self._routes.values()]
-        timers.append(self._plan.again_at)
+        timers += [self._plan.again_at, self._look_at]
         timer = min((at for at in timers if at is not None), default=now + _IDLE_SECONDS)
         try:
             async with asyncio.timeout(max(_TURN_SECONDS_MIN, timer - now)):

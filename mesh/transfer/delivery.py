@@ -8,8 +8,11 @@ that were *sent* and wait for one. The rules:
 - Only a receipt releases. That the transport accepted a batch makes room in the window, and that is
   all.
 - After a break, and when an accepted batch has had no receipt for long, what has no receipt is sent
-  again: a transport may lose what it accepted, and the receiver takes each number once. How long
-  doubles each time that no receipt came.
+  again: a transport may lose what it accepted, and the receiver takes each number once.
+- While no receipts come a lane sends one batch at a time, at growing intervals, and each time the
+  next one: neither a receiver that is away nor a batch that it never answers draws the whole
+  backlog again and again. The first receipt ends that. A batch that stayed without a receipt
+  ``tries_max`` times is parked, as one that was refused.
 - A lane that asks for it goes *live first*: when it has fallen behind it goes on with its newest
   numbers, and sends its history behind them. Each such place in a lane is a *front*.
 - A lane that has nothing more to send after a small batch lingers, so that a trickle of records
@@ -39,11 +42,18 @@ from schemas.limits import HOLDERS_MAX, RANGES_MAX, SEND_WINDOW_BATCHES
 from schemas.messages import BatchHeader, Epoch, Lane, Receipt
 from schemas.ranges import Ranges
 
-__all__ = ["DEFAULT_LANE_RULES", "Delivery", "DeliverySettings", "Front", "LaneProgress", "Released"]
+__all__ = [
+    "DEFAULT_LANE_RULES",
+    "Delivery",
+    "DeliverySettings",
+    "Front",
+    "LaneProgress",
+    "Released",
+]
 
 _CHAINS_KEPT: Final = 1024
 _PARKED_MAX: Final = 256
-_PATIENCE_DOUBLINGS_MAX: Final = 6
+_PATIENCE_DOUBLINGS_MAX: Final = 3
 _LIVE_LAG: Final = 256
 _LIVE_NEWEST: Final = 64
 _ALWAYS_DUE: Final = Lane.ALARMS
@@ -140,8 +150,11 @@ class _Lane:
     under_way: dict[int, _Sending] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     parked: Ranges = _NONE
+    passed: Ranges = _NONE
+    """What stayed without a receipt while none came."""
     accepted_at: float | None = None
     in_vain: int = 0
+    """How often a receipt was overdue since the last one came."""
     next_at: float = 0.0
     resends: int = 0
     chains: dict[int, bytes] = field(default_factory=dict)
@@ -150,15 +163,42 @@ class _Lane:
     @property
     def taken(self) -> Ranges:
         """What need not be sent now."""
-        return self.released | self.parked | self.sent
+        return self.released | self.parked | self.passed | self.sent
+
+    @property
+    def accepted(self) -> Ranges:
+        """What was accepted and has no receipt."""
+        return self.sent - Ranges.of((item.start, item.stop) for item in self.under_way.values())
 
     def go_back(self) -> None:
         """What was accepted and has no receipt is to be sent again."""
-        kept = Ranges.of([(item.start, item.stop) for item in self.under_way.values()])
-        if self.sent - kept - self.released:
-            self.resends += 1
-        self.sent = kept
+        accepted = self.accepted
+        self.resends += bool(accepted)
+        self.sent -= accepted
         self.accepted_at = None
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a batch is on its way to find out whether receipts come again."""
+        return self.in_vain > 0 and bool(self.sent)
+
+    def count_try(self, start: int, tries_max: int) -> bool:
+        """A batch was sent for nothing; whether that was its last try."""
+        tries = self.tries.pop(start, 0) + 1
+        if tries >= tries_max:
+            return len(self.parked.spans) < _PARKED_MAX
+        self.tries[start] = tries
+        while len(self.tries) > _CHAINS_KEPT:
+            self.tries.pop(next(iter(self.tries)))
+        return False
+
+    def pass_over(self, tries_max: int) -> None:
+        """What was sent to find out had no receipt either: the next one is tried."""
+        for start, stop in self.accepted.spans:
+            if self.count_try(start, tries_max):
+                self.parked = self.parked.add(start, stop)
+            elif len(self.passed.spans) < _PARKED_MAX:
+                self.passed = self.passed.add(start, stop)
 
     def lose(self, sending: _Sending) -> None:
         """A sending came to nothing."""
@@ -243,7 +283,9 @@ class Delivery:
         return [
             lane
             for lane, state in self._lanes.items()
-            if state.next_at <= now and (not spent or lane.priority <= _ALWAYS_DUE.priority)
+            if state.next_at <= now
+            and not state.is_probing
+            and (not spent or lane.priority <= _ALWAYS_DUE.priority)
         ]
 
     def get_timer(self, now: float) -> float | None:
@@ -285,6 +327,13 @@ class Delivery:
         taken = state.taken
         if stop - taken.watermark(max(taken.watermark(), state.live_from)) > _LIVE_LAG:
             state.live_from = stop - _LIVE_NEWEST
+
+    def on_dry(self, lane: Lane) -> bool:
+        """A lane has nothing else to send. Returns whether it has now: what it had passed over."""
+        state = self._lanes[lane]
+        has = bool(state.passed)
+        state.passed = _NONE
+        return has
 
     def on_skipped(self, lane: Lane, start: int, stop: int) -> None:
         """Of these numbers there is nothing to send: they were sent, or never will be."""
@@ -360,13 +409,7 @@ class Delivery:
         state.lose(sending)
         if refusal.reason is RefusedBecause.FULL:
             return False
-        tries = state.tries.pop(sending.start, 0) + 1
-        if tries < self._settings.tries_max:
-            state.tries[sending.start] = tries
-            while len(state.tries) > _CHAINS_KEPT:
-                state.tries.pop(next(iter(state.tries)))
-            return False
-        if len(state.parked.spans) >= _PARKED_MAX:
+        if not state.count_try(sending.start, self._settings.tries_max):
             return False
         state.parked = state.parked.add(sending.start, sending.stop)
         state.next_at = now
@@ -385,7 +428,7 @@ class Delivery:
         for state in self._lanes.values():
             state.under_way.clear()
             state.tries.clear()
-            state.parked = _NONE
+            state.parked = state.passed = _NONE
             state.next_at = 0.0
             state.in_vain = 0
             state.go_back()
@@ -402,6 +445,8 @@ class Delivery:
             if state.accepted_at is not None and now >= state.accepted_at + self._patience(state)
         ]
         for state in overdue:
+            if state.in_vain:
+                state.pass_over(self._settings.tries_max)
             state.in_vain += 1
             state.go_back()
         if overdue:
@@ -449,7 +494,8 @@ class Delivery:
         state.sent -= lost
         if numbers:
             state.in_vain = 0
-            state.accepted_at = now if state.sent else None
+            state.passed = _NONE
+            state.accepted_at = now if state.accepted else None
         return Released(receipt.lane, stated if numbers else numbers, receipt.holder, lost)
 
     @staticmethod

@@ -1,8 +1,7 @@
 """Turns: which of the queues that wait at one link goes next. Pure.
 
-The most urgent lane goes first, with one exception: a lane with a guaranteed *share* that got less
-than that of the recent bytes goes before the others, unless an alarm or an account waits. What a
-lane is owed grows by its share of every byte that goes while it waits, shrinks by what it sends
+The most urgent lane goes first, with one exception: a lane with a guaranteed *share* that is owed
+its next part goes before the others, unless an alarm or an account waits. What a lane is owed grows by its share of every byte that goes while it waits, shrinks by what it sends
 while others wait, and is bounded on both sides: neither a long wait nor a long feast is remembered
 for more than a batch.
 
@@ -96,7 +95,7 @@ class Turns:
         if not queues:
             return None
         live = {queue.lane for queue in queues if queue.live}
-        lane = self._lane(live)
+        lane = self._lane(live, _smallest(queues))
         state = self._lanes[lane]
         return min(
             (queue for queue in queues if queue.lane is lane and queue.live is (lane in live)),
@@ -116,10 +115,12 @@ class Turns:
         if len(state.tags) > _TAGS_MAX:
             state.tags.pop(next(iter(state.tags)))
 
-    def _lane(self, live: set[Lane]) -> Lane:
+    def _lane(self, live: set[Lane], sizes: Mapping[Lane, int]) -> Lane:
         first = min(self._waiting, key=lambda lane: lane.priority)
         owed = [
-            lane for lane in self._shares if lane in self._waiting and self._lanes[lane].owed > 0
+            lane
+            for lane in self._shares
+            if lane in self._waiting and self._lanes[lane].owed >= sizes[lane]
         ]
         if first in _URGENT or not owed:
             return first
@@ -128,3 +129,11 @@ class Turns:
     def _owe(self, lane: Lane, size: float) -> None:
         state = self._lanes[lane]
         state.owed = max(-_OWED_BYTES_MAX, min(_OWED_BYTES_MAX, state.owed + size))
+
+
+def _smallest(queues: Sequence[Queue]) -> dict[Lane, int]:
+    """How large the smallest part is that a lane could send next."""
+    sizes: dict[Lane, int] = {}
+    for queue in queues:
+        sizes[queue.lane] = min(queue.bytes, sizes.get(queue.lane, queue.bytes))
+    return sizes

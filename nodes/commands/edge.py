@@ -26,11 +26,13 @@ from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
 from mesh.adapters.thread import LoopThread
+from mesh.ports import Link
 from mesh.spool.batch import Labels
 from mesh.spool.events import PackerLost
 from mesh.spool.packing import Packer
 from mesh.spool.spool import Resources, Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
+from mesh.transfer.schedule import LinkRule
 from nodes import config
 from nodes.commands.endpoints import password, registry, tls_context
 from nodes.commands.process import Ending, fail, log_to_stderr, run_role
@@ -38,8 +40,9 @@ from nodes.edge.edge import Edge, EdgeParts, state_publication
 from nodes.edge.inference import Inference, Place
 from nodes.edge.loading import load_rules
 from nodes.edge.recorder import Recorder
-from nodes.forwarder import Forwarder
+from nodes.forwarder import Forwarder, Uplink
 from nodes.settings import BrokerSection, EdgeSettings, UplinkSection
+from nodes.spool_source import SpoolSource
 from schemas.errors import ConfigurationInvalid, MeshError
 from schemas.messages import Severity
 
@@ -116,10 +119,7 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
         mqtt = _mqtt_settings(settings, place, clock, str(spool.epoch), local.result())
         broker = await stack.enter_async_context(MqttBroker(mqtt, clock, rng))
         inference = Inference(place, loading.result(), spool, broker, clock, recorder, rng)
-        forwarders = [
-            await _forwarder(settings, index, spool, recorder, clock, rng, stack, ending.renew)
-            for index in range(len(settings.uplinks))
-        ]
+        forwarder = await _forwarder(settings, spool, recorder, clock, rng, stack, ending.renew)
         parts = EdgeParts(
             place,
             inference,
@@ -127,7 +127,7 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
             broker,
             recorder,
             clock,
-            forwarders,
+            [forwarder],
             _resident_bytes,
             settings.health.interval_seconds,
             node.drain_seconds,
@@ -227,7 +227,6 @@ def _mqtt_settings(
 
 async def _forwarder(
     settings: EdgeSettings,
-    index: int,
     spool: Spool,
     recorder: Recorder,
     clock: SystemClock,
@@ -235,7 +234,22 @@ async def _forwarder(
     stack: AsyncExitStack,
     outdated: Callable[[], None],
 ) -> Forwarder:
-    uplink, node = settings.uplinks[index], settings.node
+    node = settings.node
+    uplinks = [
+        Uplink(await _link(settings, uplink, clock, rng, stack), LinkRule(uplink.name))
+        for uplink in settings.uplinks
+    ]
+    source = SpoolSource(node.site, node.name, spool)
+    return Forwarder(source, uplinks, {}, DeliverySettings(), clock, recorder, outdated)
+
+
+async def _link(
+    settings: EdgeSettings,
+    uplink: UplinkSection,
+    clock: SystemClock,
+    rng: random.Random,
+    stack: AsyncExitStack,
+) -> Link:
     assert uplink.url is not None, "the configuration was checked"
     session = SessionSettings(
         uplink.name,
@@ -245,10 +259,8 @@ async def _forwarder(
         tls_context(uplink),
         reconnect_seconds_max=uplink.reconnect_seconds_max,
     )
-    link = await stack.enter_async_context(
-        JetStreamLink(LinkSettings(session, node.site, node.name), clock, rng)
-    )
-    return Forwarder(node.site, node.name, spool, link, DeliverySettings(), recorder, outdated)
+    own = LinkSettings(session, settings.node.site, settings.node.name)
+    return await stack.enter_async_context(JetStreamLink(own, clock, rng))
 
 
 def _tell(severity: Severity, text: str) -> None:

@@ -28,9 +28,10 @@ class Route:
 
     Args:
         uplink: the link, and its rule.
+        parts_max: how many parts may be under way.
     """
 
-    def __init__(self, uplink: Uplink) -> None:
+    def __init__(self, uplink: Uplink, parts_max: int) -> None:
         self.link = uplink.link
         self.name = uplink.rule.name
         self.pace = Pace()
@@ -43,6 +44,9 @@ class Route:
         self._part_bytes_max = BATCH_BYTES_MAX
         self._resume_at = 0.0
         self._failures = 0
+        self._parts_max = parts_max
+        self._parts = 0
+        self._parts_of_all_lives = 0
 
     def __repr__(self) -> str:
         return f"<Route {self.link.state} {self.pace}>"
@@ -53,8 +57,13 @@ class Route:
         return min(self.pace.part_bytes, self._part_bytes_max)
 
     def room(self, now: float) -> int:
-        """How many bytes may be sent now; none for a moment after a failure."""
+        """How many bytes may be sent now; none for a moment after a failure.
+
+        What an earlier life of the link still holds up does not stop the next one, and is bounded.
+        """
         if not self.link.state.up or now < self._resume_at:
+            return 0
+        if self._parts >= self._parts_max or self._parts_of_all_lives >= 2 * self._parts_max:
             return 0
         return self.pace.room_bytes
 
@@ -67,14 +76,21 @@ class Route:
         self.life += 1
         self.used = False
         self._failures = 0
-        self._resume_at = 0.0
+        self._parts = 0
         self._part_bytes_max = BATCH_BYTES_MAX
         self.pace.on_break(now)
 
     def on_sent(self, size: int, now: float) -> None:
         """A part is on its way."""
         self.used = True
+        self._parts += 1
+        self._parts_of_all_lives += 1
         self.pace.on_sent(size, now)
+
+    def on_ended(self, life: int) -> None:
+        """A part of some life was answered, or never will be."""
+        self._parts_of_all_lives -= 1
+        self._parts -= life == self.life
 
     def on_refused(self, size: int) -> None:
         """A part was not taken."""

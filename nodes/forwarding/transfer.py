@@ -72,9 +72,7 @@ class Transfer:
 
     def cut(self, size: int) -> Part:
         """The next part, of so many bytes."""
-        part = part_of(
-            self.batch.header, self.batch.data, self.batch.digest, self._offset, size
-        )
+        part = part_of(self.batch.header, self.batch.data, self.batch.digest, self._offset, size)
         self._offset += len(part.payload)
         self._open += 1
         return part
