@@ -1,9 +1,9 @@
 """Turns: which of the queues that wait at one link goes next. Pure.
 
 The most urgent lane goes first, with one exception: a lane with a guaranteed *share* that is owed
-its next part goes before the others, unless an alarm or an account waits. What a lane is owed grows by its share of every byte that goes while it waits, shrinks by what it sends
-while others wait, and is bounded on both sides: neither a long wait nor a long feast is remembered
-for more than a batch.
+its next part goes before the others, unless an alarm or an account waits. What a lane is owed grows
+by its share of every byte that goes while it waits, shrinks by what it sends while others wait, and
+is bounded on both sides: neither a long wait nor a long feast is remembered for more than a batch.
 
 Within a lane live goes before history, and the lives of several nodes take turns by bytes: each
 has a tag, the place in the lane's common count of bytes where its next part begins; the least goes
