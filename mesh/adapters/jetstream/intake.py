@@ -185,7 +185,7 @@ class JetStreamIntake:
     async def _prepare(self, session: Session) -> None:
         settings = self._settings
         await ensure_stream(session, shape_up(settings.up_bytes_max, settings.replicas))
-        await ensure_stream(session, shape_parts(settings.up_bytes_max, settings.replicas))
+        await ensure_stream(session, shape_parts(settings.up_bytes_max // 4, settings.replicas))
         await ensure_stream(session, shape_down(settings.replicas))
         config = {
             "name": CONSUMER,
