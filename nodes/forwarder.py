@@ -130,7 +130,7 @@ class Forwarder:
         self._routes = {
             uplink.rule.name: Route(uplink, settings.window_batches) for uplink in uplinks
         }
-        self._rules = {**DEFAULT_LANE_RULES, **rules}
+        self._rules = {**dict.fromkeys(Lane, LaneRule()), **DEFAULT_LANE_RULES, **rules}
         self._schedule = Schedule(
             [uplink.rule for uplink in uplinks], self._rules, spent=spent or {}
         )
@@ -361,12 +361,15 @@ class Forwarder:
         for life in self._pending:
             delivery = self._deliveries[life]
             for lane in delivery.lanes_due(now):
+                if Key(life, lane, live=False) in self._dry and (
+                    not self._rules[lane].live or Key(life, lane, live=True) in self._dry
+                ):
+                    continue
                 for front in delivery.fronts(lane):
                     key = Key(life, lane, front.live)
-                    if key not in self._dry:
-                        size = self._next_size(key, delivery, front)
-                        if size:
-                            queues.append(Queue(life, lane, front.live, size))
+                    size = 0 if key in self._dry else self._next_size(key, delivery, front)
+                    if size:
+                        queues.append(Queue(life, lane, front.live, size))
         return queues
 
     def _next_size(self, key: Key, delivery: Delivery, front: Front) -> int:
