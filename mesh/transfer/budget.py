@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from schemas.limits import KIB
+from schemas.limits import KIB, PART_BYTES_MIN
 from schemas.messages import Lane
 
 __all__ = ["Bucket", "Day", "LinkRule", "Spent", "Window", "seconds_to_open"]
@@ -106,6 +106,16 @@ class LinkRule:
     def __post_init__(self) -> None:
         assert self.bytes_per_second is None or self.bytes_per_second > 0, "a rate is above 0"
         assert self.burst_bytes > 0, "something may go at once"
+
+    @property
+    def part_bytes_max(self) -> int | None:
+        """How large a part should be at most, so that none uses up more than a quarter of a second.
+
+        ``None`` for any size.
+        """
+        if self.bytes_per_second is None:
+            return None
+        return max(PART_BYTES_MIN, min(self.burst_bytes, int(self.bytes_per_second / 4)))
 
     def serves(self, lane: Lane) -> bool:
         """Whether a lane is worth the link's cost."""

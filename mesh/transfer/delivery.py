@@ -63,7 +63,7 @@ _PLAIN: Final = LaneRule()
 DEFAULT_LANE_RULES: Final[Mapping[Lane, LaneRule]] = {
     Lane.DECISIONS: LaneRule(linger_seconds=0.2),
     Lane.EVENTS: LaneRule(linger_seconds=0.2),
-    Lane.METRICS: LaneRule(live=True, linger_seconds=5.0),
+    Lane.METRICS: LaneRule(share=0.1, live=True, linger_seconds=5.0),
     Lane.READINGS: LaneRule(linger_seconds=1.0),
     Lane.LOGS: LaneRule(share=0.05, linger_seconds=1.0),
 }

@@ -7,28 +7,29 @@ have. (Internet-Draft draft-cheng-iccrg-delivery-rate-estimation.)
 The highest sample of the last seconds counts. A sample from a time in which there was little to
 send says nothing against a link: it counts only where it is above the rate.
 
-A part takes at most a quarter of a second at that rate, and what is under way at most a second: so
-something urgent never waits long behind history. That is more than most paths hold, so a rate that
-has become too low shows itself, and grows. Where the path alone takes about a second or more, the
-window is larger by as much, up to two seconds: what is on a long way delays nobody. Before anything
-is measured one small part goes; after a break the measuring begins anew.
+A part takes at most a quarter of a second at that rate, and what is under way at most half a second
+on a short path: so something urgent never waits long behind history. That is more than such a path
+holds, so a rate that has become too low shows itself, and grows. On a longer path the window is
+larger by what the path itself takes: what travels delays nobody. While the rate still grows from
+round trip to round trip it is as large as it may ever be, two seconds, so that a fast link is found
+soon. Before anything is measured one small part goes; after a break the measuring begins anew.
 """
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from schemas.limits import BATCH_BYTES_MAX, KIB
+from schemas.limits import BATCH_BYTES_MAX, KIB, PART_BYTES_MIN
 
-__all__ = ["PART_BYTES_MIN", "Pace"]
+__all__ = ["Pace"]
 
-PART_BYTES_MIN: Final = 512
-_START_BYTES: Final = 16 * KIB
+_START_BYTES: Final = 4 * KIB
 _PART_SECONDS: Final = 0.25
-_WINDOW_SECONDS: Final = 1.0
-_WINDOW_SECONDS_MAX: Final = 2.0
-_PATH_GAIN: Final = 1.25
-_UNEXPLAINED: Final = 0.05
+_WINDOW_SECONDS: Final = 0.5
+_EXTRA_SECONDS_MAX: Final = 1.5
+_UNEXPLAINED: Final = 0.1
+_DECAY: Final = 0.1
+_GROWTH: Final = 1.1
+_FLAT_ROUNDS: Final = 3
 _MEMORY_SECONDS: Final = 3.0
 _INTERVAL_SECONDS_MIN: Final = 1e-4
 _UNDER_WAY_MAX: Final = 65_536
@@ -58,12 +59,49 @@ class _Highest:
         while self._values[0][0] < now - _MEMORY_SECONDS:
             self._values.popleft()
 
-    def __iter__(self) -> Iterator[float]:
-        return (value for _, value in self._values)
+    @property
+    def value(self) -> float | None:
+        """The highest; ``None`` before the first."""
+        return self._values[0][1] if self._values else None
 
-    def clear(self) -> None:
-        """Forgets all."""
-        self._values.clear()
+
+class _Reach:
+    """How many seconds of its rate a link may hold: half of one, and what the path adds."""
+
+    def __init__(self) -> None:
+        self._path = 0.0
+        self._flat_rounds = 0
+        self._round_accepted = 0
+        self._round_rate = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Between half of one and two."""
+        growing = self._flat_rounds < _FLAT_ROUNDS
+        return _WINDOW_SECONDS + (_EXTRA_SECONDS_MAX if growing else self._path)
+
+    def on_accepted(self, sent: _Sent, accepted: int, rate: float) -> None:
+        """A round trip is over when a part was accepted that was sent after the last one was."""
+        if sent.accepted < self._round_accepted:
+            return
+        self._round_accepted = accepted
+        if rate < _GROWTH * self._round_rate:
+            self._flat_rounds += 1
+        self._round_rate = rate
+
+    def on_full(self, took: float, explained: float, weight: float) -> None:
+        """A part from a time in which the window was full was accepted.
+
+        Args:
+            took: how long that took, in seconds.
+            explained: for how much of it its own bytes, and those before it, kept the link busy.
+            weight: its share of the window.
+        """
+        if took - explained > _UNEXPLAINED * took:
+            grown = self._path + 2 * (took - explained) * weight
+            self._path = min(_EXTRA_SECONDS_MAX, grown)
+        else:
+            self._path *= max(0.0, 1 - _DECAY * weight)
 
 
 class Pace:
@@ -71,7 +109,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._rates = _Highest()
-        self._paths = _Highest()
+        self._reach = _Reach()
         self._start_bytes = _START_BYTES
         self._sent: deque[_Sent] = deque()
         self._under_way = 0
@@ -86,7 +124,7 @@ class Pace:
     @property
     def rate(self) -> float | None:
         """Bytes a second; ``None`` before anything was measured."""
-        return next(iter(self._rates), None)
+        return self._rates.value
 
     @property
     def part_bytes(self) -> int:
@@ -98,12 +136,7 @@ class Pace:
     @property
     def window_bytes(self) -> int:
         """How many bytes may be under way."""
-        rate = self.rate
-        if rate is None:
-            return self.part_bytes
-        path = next(iter(self._paths), 0.0)
-        seconds = min(_WINDOW_SECONDS_MAX, max(_WINDOW_SECONDS, _PATH_GAIN * path))
-        return max(self.part_bytes, int(rate * seconds))
+        return max(self.part_bytes, int((self.rate or 0.0) * self._reach.seconds))
 
     @property
     def room_bytes(self) -> int:
@@ -141,10 +174,14 @@ class Pace:
         self._first_at = sent.at
         interval = max(now - sent.accepted_at, sent.at - sent.first_at, _INTERVAL_SECONDS_MIN)
         sample = (self._accepted - sent.accepted) / interval
-        rate = self.rate
-        if rate is None or sample >= rate or self._full_at >= sent.at:
+        full = self._full_at >= sent.at
+        if full or sample >= (self.rate or 0.0):
             self._rates.add(sample, now)
-            self._learn_path(sent, now)
+        rate = self.rate or sample
+        if full:
+            explained = (self._accepted - sent.accepted) / rate
+            self._reach.on_full(now - sent.at, explained, size / self.window_bytes)
+        self._reach.on_accepted(sent, self._accepted, rate)
 
     def on_lost(self, size: int) -> None:
         """A part was refused, or nobody knows what became of it: it says nothing of the rate."""
@@ -153,19 +190,12 @@ class Pace:
     def on_break(self, now: float) -> None:
         """The link broke: what comes back may be another path, as slow as this one or slower."""
         self._start_bytes = min(_START_BYTES, self.part_bytes)
-        self._rates.clear()
-        self._paths.clear()
+        self._rates = _Highest()
+        self._reach = _Reach()
         self._sent.clear()
         self._under_way = 0
         self._first_at = self._accepted_at = now
         self._full_at = float("-inf")
-
-    def _learn_path(self, sent: _Sent, now: float) -> None:
-        """The way's own length: what a part took, unless bytes before it explain that."""
-        rate, took = self.rate, now - sent.at
-        assert rate is not None, "a sample has been taken"
-        explained = (self._accepted - sent.accepted) / rate
-        self._paths.add(took if explained < (1 - _UNEXPLAINED) * took else 0.0, now)
 
     def _take(self, size: int) -> _Sent | None:
         for place, sent in enumerate(self._sent):

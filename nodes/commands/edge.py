@@ -21,6 +21,7 @@ import typer
 from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
 from mesh.adapters.jetstream.session import SessionSettings
 from mesh.adapters.mqtt.broker import MqttBroker
+from mesh.adapters.mqtt.link import MqttLink, MqttLinkSettings
 from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
@@ -32,7 +33,6 @@ from mesh.spool.events import PackerLost
 from mesh.spool.packing import Packer
 from mesh.spool.spool import Resources, Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
-from mesh.transfer.schedule import LinkRule
 from nodes import config
 from nodes.commands.endpoints import password, registry, tls_context
 from nodes.commands.process import Ending, fail, log_to_stderr, run_role
@@ -41,6 +41,7 @@ from nodes.edge.inference import Inference, Place
 from nodes.edge.loading import load_rules
 from nodes.edge.recorder import Recorder
 from nodes.forwarder import Forwarder, Uplink
+from nodes.links_file import LinksFile, read_spent
 from nodes.settings import BrokerSection, EdgeSettings, UplinkSection
 from nodes.spool_source import SpoolSource
 from schemas.errors import ConfigurationInvalid, MeshError
@@ -138,17 +139,23 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
             *(place.session, spool.epoch, mqtt.address),
         )
         role = Edge(parts)
+        disk = SystemDisk(node.state_directory)
+        writer = stack.enter_context(ThreadPoolExecutor(1, "links"))
+        links_file = LinksFile(disk, writer, forwarder, clock, recorder)
         # What is there now stays: the collector need not look at it again while decisions are made.
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(role.run(), name="edge")
             waiting = tasks.create_task(ending.wanted.wait(), name="signals")
+            telling = tasks.create_task(links_file.run(), name="links file")
             await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             if not running.done():
                 _LOGGER.info("ending: at most %.0f s to drain", node.drain_seconds)
                 await role.drain()
+            telling.cancel()
+            await links_file.end()
 
 
 async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncExitStack) -> Spool:
@@ -236,11 +243,15 @@ async def _forwarder(
 ) -> Forwarder:
     node = settings.node
     uplinks = [
-        Uplink(await _link(settings, uplink, clock, rng, stack), LinkRule(uplink.name))
+        Uplink(await _link(settings, uplink, clock, rng, stack), uplink.rule())
         for uplink in settings.uplinks
     ]
     source = SpoolSource(node.site, node.name, spool)
-    return Forwarder(source, uplinks, {}, DeliverySettings(), clock, recorder, outdated)
+    spent = read_spent(SystemDisk(node.state_directory))
+    rules = settings.transfer.lane_rules()
+    return Forwarder(
+        *(source, uplinks, rules, DeliverySettings(), clock, recorder, outdated), spent=spent
+    )
 
 
 async def _link(
@@ -251,6 +262,17 @@ async def _link(
     stack: AsyncExitStack,
 ) -> Link:
     assert uplink.url is not None, "the configuration was checked"
+    if uplink.kind == "mqtt":
+        there = MqttSettings(
+            uplink.host,
+            uplink.port,
+            f"holdfast-{settings.node.site}-{settings.node.name}-{uplink.name}",
+            uplink.username,
+            password(uplink) or None,
+            tls_context(uplink),
+        )
+        mqtt = MqttLinkSettings(uplink.name, there, settings.node.site, settings.node.name)
+        return await stack.enter_async_context(MqttLink(mqtt, clock, rng))
     session = SessionSettings(
         uplink.name,
         (uplink.url,),

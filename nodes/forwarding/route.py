@@ -41,6 +41,7 @@ class Route:
         """Whether anything was sent since it last changed."""
         self.told_on = -1
         """The connection on which a failure was told."""
+        self._throttled_bytes_max = uplink.rule.part_bytes_max or BATCH_BYTES_MAX
         self._part_bytes_max = BATCH_BYTES_MAX
         self._resume_at = 0.0
         self._failures = 0
@@ -54,7 +55,7 @@ class Route:
     @property
     def part_bytes(self) -> int:
         """The most that the next part may have."""
-        return min(self.pace.part_bytes, self._part_bytes_max)
+        return min(self.pace.part_bytes, self._part_bytes_max, self._throttled_bytes_max)
 
     def room(self, now: float) -> int:
         """How many bytes may be sent now; none for a moment after a failure.

@@ -293,10 +293,9 @@ def test_a_token_bucket_holds_its_rate() -> None:
     async def scenario(world: World) -> None:
         for _ in range(4):
             await world.append(Lane.LOGS, 900)
-        await asyncio.sleep(600.0)
+        await asyncio.sleep(60.0)
         sent = pipe.assembly.held_bytes + sum(size for _, _, size in pipe.arrived)
-        assert sent + 300_000 > 0.8 * 600_000
-        assert sent <= 600_000 + 8192 + 16_384
+        assert 0.8 * 60_000 < sent <= 60_000 + 8192 + 1024
 
     _play(scenario, slow)
 

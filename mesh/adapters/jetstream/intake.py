@@ -28,7 +28,6 @@ from mesh.adapters.jetstream.link import DIGEST_HEADER, OFFSET_HEADER, TOTAL_HEA
 from mesh.adapters.jetstream.session import Session, SessionSettings
 from mesh.adapters.jetstream.streams import (
     CONSUMER,
-    RECEIPT_PREFIX,
     STREAM_PARTS,
     STREAM_UP,
     ensure_stream,
@@ -41,13 +40,14 @@ from mesh.transfer.parts import Assembly, check_part
 from schemas.errors import LinkDown, MeshError, Refused, RefusedBecause
 from schemas.limits import BATCH_BYTES_MAX, INTAKE_BATCHES_MAX, PARTS_MAX, RECEIPT_BYTES_MAX
 from schemas.messages import Receipt
-from schemas.topics import PartSubject, Subject
+from schemas.topics import RECEIPT_PREFIX, PartSubject, Subject
 from schemas.wire import encode
 
 __all__ = ["IntakeSettings", "JetStreamIntake"]
 
 _NANOSECONDS: Final = 1_000_000_000
 _MIB: Final = 1024 * 1024
+_LOOK_SECONDS: Final = 1.0
 _REASON_CHARS_MAX: Final = 200
 _PURGE: Final = "$JS.API.STREAM.PURGE"
 _ACK: Final = b"+ACK"
@@ -100,6 +100,8 @@ class JetStreamIntake:
         self._settings = settings
         self._connection = Connection(settings.session, clock, rng, self._prepare)
         self._refused = 0
+        self._filled = (0, settings.up_bytes_max)
+        self._look_at = 0.0
 
     def __repr__(self) -> str:
         return f"<JetStreamIntake {self.state}>"
@@ -113,6 +115,11 @@ class JetStreamIntake:
     def refused(self) -> int:
         """How many arrivals were refused, here or by ``refuse``."""
         return self._refused
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """How many bytes wait in the stream, as of a second ago, and how many it takes."""
+        return self._filled
 
     async def wait_changed(self, seen: LinkState) -> LinkState:
         """Returns once the state differs from ``seen`` in ``up`` or ``connections``."""
@@ -132,6 +139,7 @@ class JetStreamIntake:
             try:
                 async with aclosing(pulling) as groups:
                     async for group in groups:
+                        await self._look(session)
                         arrivals = await self._arrived(session, group)
                         if arrivals:
                             yield arrivals
@@ -199,6 +207,18 @@ class JetStreamIntake:
             f"CONSUMER.CREATE.{STREAM_UP}.{CONSUMER}",
             {"stream_name": STREAM_UP, "config": config},
         )
+
+    async def _look(self, session: Session) -> None:
+        """Looks how full the stream is, once in a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        found = await session.call(f"STREAM.INFO.{STREAM_UP}", {})
+        try:
+            self._filled = (int(found["state"]["bytes"]), int(found["config"]["max_bytes"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise LinkDown(f"{STREAM_UP}: the answer makes no sense: {error!r}") from error
 
     async def _arrived(self, session: Session, group: Sequence[Message]) -> list[Arrival]:
         arrivals = []

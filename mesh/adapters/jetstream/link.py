@@ -29,12 +29,12 @@ from mesh.adapters.jetstream.session import (
     Session,
     SessionSettings,
 )
-from mesh.adapters.jetstream.streams import RECEIPT_PREFIX, STREAM_DOWN, STREAM_UP
+from mesh.adapters.jetstream.streams import STREAM_DOWN, STREAM_UP
 from mesh.ports import Accepted, Clock, LinkState, Part, Refusal
 from schemas.errors import LinkDown, Refused, RefusedBecause
 from schemas.limits import RECEIPT_BYTES_MAX
 from schemas.messages import Receipt
-from schemas.topics import PartSubject, Subject, check_identifier
+from schemas.topics import RECEIPT_PREFIX, PartSubject, Subject, check_identifier
 from schemas.wire import decode_as
 
 __all__ = ["DIGEST_HEADER", "OFFSET_HEADER", "TOTAL_HEADER", "JetStreamLink", "LinkSettings"]

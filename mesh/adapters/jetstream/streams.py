@@ -19,7 +19,6 @@ from mesh.adapters.jetstream.session import JetStreamError, Session
 __all__ = [
     "BUCKET",
     "CONSUMER",
-    "RECEIPT_PREFIX",
     "STREAM_DOWN",
     "STREAM_PARTS",
     "STREAM_UP",
@@ -35,7 +34,6 @@ STREAM_PARTS: Final = "MESH_PARTS"
 STREAM_DOWN: Final = "MESH_DOWN"
 CONSUMER: Final = "ingest"
 BUCKET: Final = "ledger"
-RECEIPT_PREFIX: Final = "receipt-"
 
 _PARTS_SECONDS_MAX: Final = 86_400
 _NANOSECONDS: Final = 1_000_000_000
