@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mesh.ports import Accepted, Clock, LinkState, Observer, Part, Refusal
+from mesh.ports import Accepted, Clock, Link, LinkState, Observer, Part, Refusal
 from mesh.transfer.delivery import (
     DEFAULT_LANE_RULES,
     Delivery,
@@ -111,6 +111,7 @@ class Forwarder:
         outdated: called when a life was disowned, so that the node can begin anew.
         spent: what each link's budgets had spent, as ``spent`` told before a restart.
         relays: whether receipts for other nodes are normal, as they are at a gateway.
+        inboxes: links that bring receipts and carry nothing: what people carry.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Forwarder:
         *,
         spent: Mapping[str, Spent] | None = None,
         relays: bool = False,
+        inboxes: Sequence[Link] = (),
     ) -> None:
         self._source = source
         self._routes = {
@@ -139,6 +141,7 @@ class Forwarder:
         self._observer = observer
         self._outdated = outdated
         self._relays = relays
+        self._inboxes = tuple(inboxes)
         self._deliveries: dict[Life, Delivery] = {}
         self._pending: list[Life] = []
         self._heads: dict[Key, Transfer] = {}
@@ -206,7 +209,9 @@ class Forwarder:
         async with asyncio.TaskGroup() as tasks:
             for name, route in self._routes.items():
                 tasks.create_task(self._watch_link(route), name=f"link {name}")
-                tasks.create_task(self._take_receipts(route), name=f"receipts {name}")
+                tasks.create_task(self._take_receipts(route.link), name=f"receipts {name}")
+            for link in self._inboxes:
+                tasks.create_task(self._take_receipts(link), name=f"receipts {link.state.name}")
             tasks.create_task(self._watch_source(), name="source")
             tasks.create_task(self._send(tasks), name="send")
 
@@ -265,8 +270,8 @@ class Forwarder:
 
     # --- receipts ----------------------------------------------------------------------------
 
-    async def _take_receipts(self, route: Route) -> None:
-        async for receipt in route.link.receipts():
+    async def _take_receipts(self, link: Link) -> None:
+        async for receipt in link.receipts():
             life = Life(receipt.site, receipt.node, receipt.epoch)
             delivery = self._judge(life)
             if delivery is None:
@@ -274,9 +279,9 @@ class Forwarder:
             try:
                 self._take(life, delivery, receipt)
             except Refused as refused:
-                self._doubt(route, receipt.lane, refused)
+                self._doubt(link, receipt.lane, refused)
                 if life in self._pending and refused.reason in _OUTDATED:
-                    await self._disown(route, life, str(refused))
+                    await self._disown(link, life, str(refused))
             self._look()
 
     def _judge(self, life: Life) -> Delivery | None:
@@ -311,25 +316,25 @@ class Forwarder:
         where = f"{life}/{outcome.lane}"
         self._observer.observe(CustodyLost(outcome.holder, where, len(outcome.lost), len(retained)))
 
-    async def _disown(self, route: Route, life: Life, reason: str) -> None:
+    async def _disown(self, link: Link, life: Life, reason: str) -> None:
         """Once: the next holder knows another past of this life than this source."""
         if life in self._disowned:
             return
         try:
             await self._source.disown(life, reason)
         except DiskFailed as failure:
-            self._observer.observe(BatchRefused(route.name, str(life), str(failure)))
+            self._observer.observe(BatchRefused(link.state.name, str(life), str(failure)))
             return
         self._disowned.add(life)
         self._outdated()
 
-    def _doubt(self, route: Route, lane: Lane, refused: Refused) -> None:
+    def _doubt(self, link: Link, lane: Lane, refused: Refused) -> None:
         """Tells of refused receipts, once in a minute: telling is itself sent and receipted."""
         now = asyncio.get_running_loop().time()
         count, due = self._doubts.get((lane, refused.reason), (0, now))
         count += 1
         if now >= due:
-            self._observer.observe(ReceiptRefused(route.name, lane, str(refused), count))
+            self._observer.observe(ReceiptRefused(link.state.name, lane, str(refused), count))
             count, due = 0, now + _DOUBT_SECONDS
         self._doubts[lane, refused.reason] = (count, due)
 

@@ -18,6 +18,8 @@ from typing import Annotated, Final
 
 import typer
 
+from mesh.adapters.carrier.inbox import CarriedReceipts
+from mesh.adapters.carrier.medium import SystemMedium
 from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
 from mesh.adapters.jetstream.session import SessionSettings
 from mesh.adapters.mqtt.broker import MqttBroker
@@ -247,10 +249,16 @@ async def _forwarder(
         for uplink in settings.uplinks
     ]
     source = SpoolSource(node.site, node.name, spool)
-    spent = read_spent(SystemDisk(node.state_directory))
-    rules = settings.transfer.lane_rules()
+    state, worker = node.state_directory, stack.enter_context(ThreadPoolExecutor(1, "carried"))
+    disk = SystemDisk(state)
+    carried = CarriedReceipts(
+        *(disk, SystemMedium(state), worker, node.site, node.name, clock, recorder)
+    )
     return Forwarder(
-        *(source, uplinks, rules, DeliverySettings(), clock, recorder, outdated), spent=spent
+        *(source, uplinks, settings.transfer.lane_rules(), DeliverySettings()),
+        *(clock, recorder, outdated),
+        spent=read_spent(disk),
+        inboxes=[carried],
     )
 
 
@@ -275,7 +283,7 @@ async def _link(
         return await stack.enter_async_context(MqttLink(mqtt, clock, rng))
     session = SessionSettings(
         uplink.name,
-        (uplink.url,),
+        uplink.urls,
         uplink.username or "",
         password(uplink),
         tls_context(uplink),

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from mesh.adapters.jetstream.connection import Connection
 from mesh.adapters.jetstream.inbox import Message
@@ -286,17 +286,16 @@ def _part(subject: Subject, message: Message) -> Part:
     """
     size = len(message.data)
     headers = [message.headers.get(name, "") for name in (OFFSET_HEADER, TOTAL_HEADER)]
-    digest = message.headers.get(DIGEST_HEADER, "")
+    stated = message.headers.get(DIGEST_HEADER, "")
     try:
         offset, total = map(int, headers)
         # The lane is judged by whoever takes custody: a newer one must not be lost here.
-        part = Part(
-            *(subject.site, subject.node, subject.name),  # type: ignore[arg-type]
-            *(bytes.fromhex(digest), offset, total, message.data),
-        )
+        lane: Any = subject.name
+        digest = bytes.fromhex(stated)
+        part = Part(subject.site, subject.node, lane, digest, offset, total, message.data)
     except ValueError:
         raise Refused(
-            RefusedBecause.MALFORMED, f"offset and total {headers}, digest {digest[:80]!r}"
+            RefusedBecause.MALFORMED, f"offset and total {headers}, digest {stated[:80]!r}"
         ) from None
     check_part(part)
     if offset + size != total:

@@ -133,6 +133,27 @@ def test_a_headquarters_on_a_free_port_ends_with_78(tmp_path: Path) -> None:
     assert "client_port" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ("embedded = true", "client_port"),
+        ('mqtt_url = "mqtt://127.0.0.1:1883"', "over MQTT alone"),
+    ],
+)
+def test_a_gateway_without_a_server_of_its_own_ends_with_78(
+    tmp_path: Path, keys: str, why: str
+) -> None:
+    """A gateway takes what is carried by itself, not by way of its uplink."""
+    config = tmp_path / "gateway.toml"
+    config.write_text(
+        f'[gateway]\nsite = "hall"\nname = "gate"\nstate_directory = "{tmp_path}/state"\n{keys}\n'
+        '[[uplinks]]\nname = "hq"\nurl = "nats://127.0.0.1:4222"\n'
+    )
+    done = carry("in", tmp_path, "-c", config)
+    assert done.exit_code == 78
+    assert why in done.stderr
+
+
 def test_an_uplink_that_is_no_nats_server_ends_with_78(tmp_path: Path) -> None:
     """Without a node and a headquarters the uplink says where batches go."""
     config = tmp_path / "laptop.toml"
