@@ -27,6 +27,7 @@ bench: $(STAMP)
 	$(RUN)/python -m tests.bench start
 	$(RUN)/python -m tests.bench spool
 	$(RUN)/python -m tests.bench backlog
+	$(RUN)/python -m tests.bench drain
 
 # Cuts the power under Holdfast and its peers; needs root, loop devices, xfsprogs and mosquitto.
 ROUNDS ?= 20

@@ -9,9 +9,9 @@ double underscore are none of ours.
 A path is relative to the file that it stands in; ``package:simulator/models/pump.onnx`` is a file
 of an installed package. A secret is a path too: ``password_file = "credential:broker-password"`` is
 ``$CREDENTIALS_DIRECTORY/broker-password``, where systemd puts it. Without a ``password_file`` the
-credentials ``broker-password``, ``headquarters-password`` and ``uplink-<name>-password`` are taken
-where they are there. A file with a secret that others can read is refused. No secret is in the
-settings, nor in what is said about them.
+credentials ``broker-password``, ``gateway-password``, ``headquarters-password`` and
+``uplink-<name>-password`` are taken where they are there. A file with a secret that others can read
+is refused. No secret is in the settings, nor in what is said about them.
 """
 
 import difflib
@@ -114,6 +114,7 @@ def _table(name: str, table: Mapping[str, Any]) -> Iterator[str]:
 def _secret_problems(document: Document, settings: Settings) -> Iterator[str]:
     sections: list[tuple[Key, Section | None]] = [
         (("broker",), settings.broker),
+        (("gateway",), settings.gateway),
         (("headquarters",), settings.headquarters),
         *((("uplinks", index), uplink) for index, uplink in enumerate(settings.uplinks)),
     ]

@@ -75,6 +75,10 @@ class Document:
         if isinstance(headquarters, dict):
             archive = _state_directory(self._environment) / "headquarters"
             headquarters.setdefault("archive_directory", str(archive))
+        gateway = self.tables.get("gateway")
+        if isinstance(gateway, dict):
+            held = _state_directory(self._environment) / "gateway"
+            gateway.setdefault("state_directory", str(held))
         folder = self._environment.get("CREDENTIALS_DIRECTORY")
         if folder:
             for credential, table in self._connections():
@@ -84,7 +88,7 @@ class Document:
 
     def _connections(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The tables that may have a password, and the names of their credentials."""
-        for section in ("broker", "headquarters"):
+        for section in ("broker", "gateway", "headquarters"):
             table = self.tables.get(section)
             if isinstance(table, dict):
                 yield f"{section}-password", table

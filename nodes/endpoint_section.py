@@ -19,6 +19,8 @@ __all__ = ["PLAINTEXT", "Endpoint", "Identifier", "Name", "Port", "is_loopback"]
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "nats": 4222, "tls": 4222}
 _PORT_MAX: Final = 65_535
+_FURTHER_URLS_MAX: Final = 16
+_CLUSTERED: Final = frozenset({"nats", "tls"})
 
 PLAINTEXT: Final = (
     "anybody on the network can read and change what is sent without TLS: use a URL with TLS, stay "
@@ -58,6 +60,13 @@ class Endpoint(Section):
         bool, Field(description="true, where TLS is missing on purpose on a network")
     ] = False
     url: Annotated[str | None, Field(description="where to connect")] = None
+    further_urls: Annotated[
+        tuple[str, ...],
+        Field(
+            max_length=_FURTHER_URLS_MAX,
+            description="the other servers of the same NATS cluster, any of which will do",
+        ),
+    ] = ()
     ca_file: Annotated[Path | None, Field(description="PEM file that verifies the server")] = None
     certificate_file: Annotated[Path | None, Field(description="PEM file of our certificate")] = (
         None
@@ -79,6 +88,29 @@ class Endpoint(Section):
                 raise ValueError(PLAINTEXT)
         return url
 
+    @field_validator("further_urls")
+    @classmethod
+    def _check_further_urls(
+        cls, further: tuple[str, ...], others: ValidationInfo
+    ) -> tuple[str, ...]:
+        url = others.data.get("url")
+        if not further or url is None:
+            if further and "url" in others.data:
+                raise ValueError("url is the first of the servers, and is missing")
+            return further
+        scheme = urlsplit(url).scheme
+        if scheme not in _CLUSTERED:
+            raise ValueError(
+                f"only servers of NATS have others beside them, and url is {scheme}://"
+            )
+        for each in further:
+            cls._check_url(each, others)
+            if urlsplit(each).scheme != scheme:
+                raise ValueError(f"{scheme}:// would be right for all of them, as for url")
+        if len({url, *further}) <= len(further):
+            raise ValueError("one of them stands twice")
+        return further
+
     @classmethod
     def _schemes(cls) -> Mapping[str, bool]:
         """The schemes of its URL, and whether each is plain, without TLS."""
@@ -94,6 +126,11 @@ class Endpoint(Section):
             )
             raise ValueError(f"ca_file and certificate_file need a URL of {secure}")
         return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All servers that will do; none where there is no URL."""
+        return () if self.url is None else (self.url, *self.further_urls)
 
     @property
     def tls(self) -> bool:

@@ -361,8 +361,12 @@ class Forwarder:
         return self._plan.choice
 
     def _queues(self, now: float) -> list[Queue]:
-        """What could send a part now."""
-        queues = []
+        """What could send a part now: first what was begun, which nothing holds back any more."""
+        queues = [
+            Queue(*key, size)
+            for key, transfer in self._heads.items()
+            if (size := transfer.next_size(self._part_bytes(transfer.link)))
+        ]
         for life in self._pending:
             delivery = self._deliveries[life]
             for lane in delivery.lanes_due(now):
@@ -372,27 +376,24 @@ class Forwarder:
                     continue
                 for front in delivery.fronts(lane):
                     key = Key(life, lane, front.live)
-                    size = 0 if key in self._dry else self._next_size(key, delivery, front)
-                    if size:
-                        queues.append(Queue(life, lane, front.live, size))
+                    if self._can_begin(key, delivery, front):
+                        queues.append(Queue(life, lane, front.live, self._part_bytes("")))
         return queues
 
-    def _next_size(self, key: Key, delivery: Delivery, front: Front) -> int:
-        """How many bytes a queue would send next; 0 when it cannot send now."""
-        transfer = self._heads.get(key)
-        if transfer is not None:
-            return transfer.next_size(self._part_bytes(transfer.link))
+    def _can_begin(self, key: Key, delivery: Delivery, front: Front) -> bool:
+        """Whether the next batch of a front may be taken in hand."""
+        if key in self._dry or key in self._heads or not delivery.has_room:
+            return False
         urgent = key.lane.priority <= Lane.ALARMS.priority
-        heads_max = self._sends_max + _HEADS_URGENT * urgent
-        if not delivery.has_room or self._sends >= heads_max:
-            return 0
-        if not self._source.has_pending(key.life, key.lane, front.start):
-            if delivery.on_dry(key.lane):
-                self._turn.set()
-            else:
-                self._dry.add(key)
-            return 0
-        return self._part_bytes("")
+        if self._sends >= self._sends_max + _HEADS_URGENT * urgent:
+            return False
+        if self._source.has_pending(key.life, key.lane, front.start):
+            return True
+        if delivery.on_dry(key.lane):
+            self._turn.set()
+        else:
+            self._dry.add(key)
+        return False
 
     def _part_bytes(self, link: str) -> int:
         route = self._routes.get(link)

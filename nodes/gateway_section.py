@@ -65,8 +65,8 @@ class GatewaySection(Endpoint):
         Field(
             ge=64 * MIB,
             le=BYTES_MAX,
-            description='64 MiB to 1 EiB, as bytes or as text such as "1 GiB": what the streams may '
-            "keep; a quarter of it may wait to be taken",
+            description='64 MiB to 1 EiB, as bytes or as text such as "1 GiB": what the streams '
+            "may keep; a quarter of it may wait to be taken",
         ),
     ] = ByteSize(1 << 30)
     mqtt_url: Annotated[

@@ -33,7 +33,6 @@ purpose), writes inside a sector that tear, links, and space taken by names.
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import Final
 
 from simulator.disk_tree import (
@@ -47,12 +46,13 @@ from simulator.disk_tree import (
     Truncate,
     Unlink,
     Write,
-    is_data,
 )
 
 __all__ = ["Medium"]
 
 _REMOVALS_MAX: Final = 64
+
+_Naming = Link | Unlink | Rename
 
 
 class Medium:
@@ -67,7 +67,13 @@ class Medium:
         self.capacity_bytes = capacity_bytes
         self.durable = tree
         self.seen = self.durable.copy()
-        self.pending: list[Operation] = []
+        # In the order in which they were done, and once more by what settles them: a long life
+        # leaves thousands of names that nobody syncs, which no sync may have to look through.
+        self._pending: dict[int, Operation] = {}
+        self._data: dict[int, dict[int, Operation]] = {}
+        self._names: dict[int, dict[int, _Naming]] = {}
+        self._names_of: dict[int, dict[int, _Naming]] = {}
+        self._done = 0
         self.doubtful: list[Write | Truncate] = []
         self.opened: Counter[int] = Counter()
         self.unreadable: dict[int, list[tuple[int, int]]] = {}
@@ -78,7 +84,7 @@ class Medium:
     @property
     def unsynced(self) -> list[Operation]:
         """What a crash may keep or drop, in the order in which it was done."""
-        return [*self.doubtful, *self.pending]
+        return [*self.doubtful, *self._pending.values()]
 
     def find(self, path: str) -> int | None:
         """The node that a path means to a program, or ``None``.
@@ -99,7 +105,7 @@ class Medium:
     def free_bytes(self) -> int:
         """The capacity, less the pages of all files that have a name or are open."""
         if self._allocated_bytes is None:
-            used = {node for _, node in self.seen.walk()} | (+self.opened).keys()
+            used = {node for _, node in self.seen.walk()} | self.opened.keys()
             files = self.seen.files
             self._allocated_bytes = sum(_allocated(files[n].length) for n in used & files.keys())
         return max(0, self.capacity_bytes - self._allocated_bytes)
@@ -116,7 +122,7 @@ class Medium:
             self.seen.apply(operation)
             self._allocated_bytes = None
             self._removals += not isinstance(operation, Link)
-        self.pending.append(operation)
+        self._note(operation)
 
     def write(self, node: int, offset: int, data: bytes | bytearray) -> bool:
         """Writes as much as there is room for; whether that was all."""
@@ -130,6 +136,8 @@ class Medium:
     def close(self, node: int) -> None:
         """One program less has this file open."""
         self.opened[node] -= 1
+        if not self.opened[node]:
+            del self.opened[node]
         self._allocated_bytes = None
 
     def new_file(self) -> int:
@@ -146,7 +154,7 @@ class Medium:
 
     def sync_file(self, node: int) -> None:
         """Settles data and length of a file."""
-        settled, self.pending = _parted(self.pending, lambda one: is_data(one, node))
+        settled = self._settle_data(node)
         for operation in settled:
             self.durable.apply(operation)
         # What was in doubt and is overwritten now is decided: it is lost.
@@ -158,24 +166,22 @@ class Medium:
 
     def fail_sync_file(self, node: int) -> None:
         """Settles nothing, and never will."""
-        lost, self.pending = _parted(self.pending, lambda one: is_data(one, node))
+        lost = self._settle_data(node)
         self.doubtful.extend(one for one in lost if isinstance(one, Write | Truncate))
 
     def sync_folder(self, folder: int) -> None:
         """Settles the names in a folder."""
-        moved: set[int] = set()
-        settled: set[int] = set()
-        for index in range(len(self.pending) - 1, -1, -1):
-            operation = self.pending[index]
-            if not isinstance(operation, Link | Unlink | Rename):
-                continue
-            if operation.folder == folder or operation.node in moved:
-                settled.add(index)
-                if isinstance(operation, Rename):
-                    moved.add(operation.node)
-        for index in sorted(settled):
-            self.durable.apply(self.pending[index])
-        self.pending = [one for index, one in enumerate(self.pending) if index not in settled]
+        settled = dict(self._names.pop(folder, {}))
+        for number, operation in list(settled.items()):
+            if isinstance(operation, Rename):
+                # It takes along what happened to that file's names before.
+                earlier = self._names_of[operation.node].items()
+                settled.update({before: one for before, one in earlier if before < number})
+        for number, operation in sorted(settled.items()):
+            self.durable.apply(operation)
+            del self._pending[number]
+            _strike(self._names, operation.folder, number)
+            _strike(self._names_of, operation.node, number)
         if self._removals >= _REMOVALS_MAX:
             self._forget_files()
 
@@ -183,29 +189,44 @@ class Medium:
         """Reads come from the medium again: what failed syncs had left in the cache is lost."""
         for node in {one.node for one in self.doubtful}:
             self.seen.files[node] = self.durable.files[node].copy()
-            for operation in self.pending:
-                if is_data(operation, node):
-                    self.seen.apply(operation)
+            for operation in self._data.get(node, {}).values():
+                self.seen.apply(operation)
         self.doubtful = []
 
     def _forget_files(self) -> None:
         """Frees the memory of files that have no name on either side, and that nobody has open."""
         self._removals = 0
         kept = {node for tree in (self.seen, self.durable) for _, node in tree.walk()}
-        kept |= (+self.opened).keys() | {one.node for one in self.unsynced}
+        kept |= self.opened.keys() | {one.node for one in self.unsynced}
         for node in self.seen.files.keys() - kept:
             del self.seen.files[node], self.durable.files[node]
+
+    def _note(self, operation: Operation) -> None:
+        self._done += 1
+        self._pending[self._done] = operation
+        if isinstance(operation, Link | Unlink | Rename):
+            self._names.setdefault(operation.folder, {})[self._done] = operation
+            self._names_of.setdefault(operation.node, {})[self._done] = operation
+        else:
+            self._data.setdefault(operation.node, {})[self._done] = operation
+
+    def _settle_data(self, node: int) -> list[Operation]:
+        """What stands in between for a file's data and length; no longer."""
+        settled = self._data.pop(node, {})
+        for number in settled:
+            del self._pending[number]
+        return list(settled.values())
 
     def _take_node(self) -> int:
         node, self._next_node = self._next_node, self._next_node + 1
         return node
 
 
-def _parted(
-    operations: Sequence[Operation], belongs: Callable[[Operation], bool]
-) -> tuple[list[Operation], list[Operation]]:
-    inside = [one for one in operations if belongs(one)]
-    return inside, [one for one in operations if not belongs(one)]
+def _strike(index: dict[int, dict[int, _Naming]], place: int, number: int) -> None:
+    found = index.get(place, {})
+    found.pop(number, None)
+    if not found:
+        index.pop(place, None)
 
 
 def _overlap(old: Write | Truncate, new: Write | Truncate) -> bool:

@@ -28,12 +28,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final, assert_never
 
+import numpy as np
+import numpy.typing as npt
 import zstandard
 
 from mesh.spool.columns import body as columns
+from mesh.spool.columns.tables import Table, joined
 from mesh.spool.frame import FrameHeader, chain
 from schemas import wire
 from schemas.errors import Refused, RefusedBecause
@@ -51,10 +54,13 @@ __all__ = [
     "SCHEMA",
     "Batch",
     "Labels",
+    "Opened",
     "has_columns",
+    "open_batch",
     "open_records",
     "pack",
     "parse",
+    "parse_header",
 ]
 
 SCHEMA: Final = "records.v1"
@@ -97,6 +103,21 @@ class Batch:
     def digest(self) -> bytes:
         """SHA-256 of all of its bytes: what a link calls it."""
         return sha256(self.data).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """The records of a batch; its chain was seen to lead through them.
+
+    Args:
+        raw: their canonical bytes, one after another.
+        bounds: where each begins, and where the last one ends.
+        table: the same as numbers in templates, where they came as columns.
+    """
+
+    raw: bytes
+    bounds: npt.NDArray[np.int64]
+    table: Table | None
 
 
 def has_columns(frames: Sequence[FrameHeader]) -> bool:
@@ -190,6 +211,28 @@ def parse(data: bytes) -> Batch:
     """
     if len(data) > BATCH_BYTES_MAX:
         raise Refused(RefusedBecause.TOO_LARGE, f"{len(data)} bytes, at most {BATCH_BYTES_MAX}")
+    header, end = _parse_head(data)
+    body = data[end:]
+    if len(body) != header.body_bytes or sha256(body).digest() != header.body_digest:
+        raise Refused(RefusedBecause.BAD_CHECKSUM, f"{header}: the body does not match its digest")
+    if header.critical:
+        names = ", ".join(sorted(header.critical))
+        raise Refused(RefusedBecause.UNKNOWN_EXTENSION, f"{header}: critical extension {names}")
+    _check_numbers(header)
+    return Batch(header, data, body)
+
+
+def parse_header(data: bytes) -> BatchHeader:
+    """The header of the batch that these bytes are, or begin; nothing of the body is looked at.
+
+    Raises:
+        Refused: as ``parse``.
+    """
+    return _parse_head(data)[0]
+
+
+def _parse_head(data: bytes) -> tuple[BatchHeader, int]:
+    """The header, and where the body begins."""
     if len(data) < _HEAD.size or data[:4] != _MAGIC:
         raise Refused(RefusedBecause.MALFORMED, f"{len(data)} bytes that do not begin as a batch")
     _, version, reserved, size, crc = _HEAD.unpack_from(data)
@@ -200,15 +243,7 @@ def parse(data: bytes) -> Batch:
     head = data[_HEAD.size : _HEAD.size + size]
     if size > BATCH_HEADER_BYTES_MAX or zlib.crc32(head) != crc or len(head) != size:
         raise Refused(RefusedBecause.BAD_CHECKSUM, "the batch header does not match its checksum")
-    header = wire.decode_as(BatchHeader, head)
-    body = data[_HEAD.size + size :]
-    if len(body) != header.body_bytes or sha256(body).digest() != header.body_digest:
-        raise Refused(RefusedBecause.BAD_CHECKSUM, f"{header}: the body does not match its digest")
-    if header.critical:
-        names = ", ".join(sorted(header.critical))
-        raise Refused(RefusedBecause.UNKNOWN_EXTENSION, f"{header}: critical extension {names}")
-    _check_numbers(header)
-    return Batch(header, data, body)
+    return wire.decode_as(BatchHeader, head), _HEAD.size + size
 
 
 def _check_numbers(header: BatchHeader) -> None:
@@ -228,26 +263,40 @@ def open_records(batch: Batch) -> list[bytes]:
     Raises:
         Refused: ``too_large``, ``malformed``, ``bad_version``, ``out_of_range`` or ``bad_chain``.
     """
+    opened = open_batch(batch)
+    return [opened.raw[start:stop] for start, stop in pairwise(opened.bounds.tolist())]
+
+
+def open_batch(batch: Batch) -> Opened:
+    """The records of a batch without an object for each, in the order of ``header.present``.
+
+    Raises:
+        Refused: ``too_large``, ``malformed``, ``bad_version``, ``out_of_range`` or ``bad_chain``.
+    """
     header = batch.header
     if header.schema != SCHEMA or header.sealed:
         raise Refused(RefusedBecause.BAD_VERSION, f"{header}: schema {header.schema!r}, or sealed")
-    records = wire.split(_open_body(batch), header.count)
-    ends = list(accumulate(header.frames))
+    opened = _open_body(batch)
+    view = memoryview(opened.raw)
+    ends = opened.bounds[[0, *accumulate(header.frames)]]
     link = header.chain_before
-    for start, stop in zip([0, *ends], ends, strict=False):
-        link = chain(link, b"".join(records[start:stop]))
+    for start, stop in pairwise(ends.tolist()):
+        link = chain(link, view[start:stop])
     if link != header.chain_after:
         raise Refused(RefusedBecause.BAD_CHAIN, f"{header}: the records do not lead to its chain")
-    return records
+    return opened
 
 
-def _open_body(batch: Batch) -> bytes:
+def _open_body(batch: Batch) -> Opened:
     header = batch.header
     match header.codec:
         case Codec.ROWS_ZSTD:
-            return _open_rows(batch)
+            raw = _open_rows(batch)
+            return Opened(raw, np.array(wire.bounds(raw, header.count), np.int64), None)
         case Codec.COLUMNS:
-            return columns.decode(batch.body, header.count, header.raw_bytes)
+            table, sizes = columns.read(batch.body, header.count, header.raw_bytes)
+            bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
+            return Opened(joined(table, sizes), bounds, table)
         case _:
             assert_never(header.codec)
 

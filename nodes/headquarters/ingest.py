@@ -16,15 +16,20 @@ The order of a commit, for the arrivals of one partition that came together, as 
 6. *receipt*: the new ledger's statement goes to the origin;
 7. *accept*: the transport may forget the batches.
 
-Killed before 4: the batches come again, the staged files are named by no ledger, nor will be, and
-are discarded. Killed between 4 and 5: the next ingest finds the files staged and named, and
-publishes them. Killed before 6 or 7: the batches come again, bring nothing new, and are receipted.
-So each number has one row, and a receipt never speaks of what is not durable.
+Any number of workers do this on one transport, one store and one archive folder. Two that commit to
+one partition at once: the store takes one of them, the other discards what it staged and begins
+again at 2. Killed before 4: the batches come again, to whichever worker; the staged files are named
+by no ledger, nor will be, and are discarded by the next worker of the same name, which is part of
+theirs. Killed between 4 and 5: whoever loads that ledger next finds the files named, and publishes
+them. Killed before 6 or 7: the batches come again, bring nothing new, and are receipted. So each
+number has one row, and a receipt never speaks of what is not durable.
 
-An archive's folder is one worker's alone: another's staged files look like a crash's leaving.
+Other records under numbers that are held are refused, kept, and told as an alarm, once: both sides
+of the dispute are there to be looked at.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -32,22 +37,17 @@ from typing import Final, TypeVar
 
 from mesh.ports import Arrival, Clock, Intake, LedgerStore, Observer, Refusal, Stored
 from mesh.spool import batch as batches
+from mesh.spool.batch import Batch, Opened
 from mesh.transfer import ledger
-from nodes.headquarters.archive import Archive, ArchivedLane, Rows, rows_of
+from nodes.headquarters.books import ArchiveMissing, Books, LedgerRebuilt, Loaded, Shelves
+from nodes.headquarters.credit import Room, credit
+from nodes.headquarters.rows import Rows, accounts, rows_of
 from schemas import wire
-from schemas.errors import (
-    Conflict,
-    DiskFailed,
-    LinkDown,
-    Refused,
-    RefusedBecause,
-    StoreUnusable,
-)
+from schemas.errors import Conflict, DiskFailed, LinkDown, Refused, RefusedBecause
 from schemas.limits import INGEST_RAW_BYTES_MAX, INTAKE_BATCHES_MAX, PARTITIONS
-from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
+from schemas.messages import BatchHeader, Epoch, Lane, Receipt, Severity, Stage
 from schemas.stored import LaneLedger, PartitionLedger
 from schemas.topics import check_identifier
-from schemas.wire import Message
 
 __all__ = [
     "ArchiveMissing",
@@ -56,11 +56,14 @@ __all__ = [
     "Ingest",
     "IngestDelayed",
     "LedgerRebuilt",
+    "NumbersDisputed",
 ]
 
 _T = TypeVar("_T")
 _RETRY_SECONDS: Final = 1.0
 _FILES_KEPT: Final = 64
+_SENDERS_MAX: Final = 65_536
+_RATE_WEIGHT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,23 @@ class BatchSetAside:
     origin: str
     reason: str
     kept_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumbersDisputed:
+    """Other records came under numbers that are held; they are kept under this name.
+
+    Two nodes have one name and one past: a store was copied, or restored and written on.
+    """
+
+    origin: str
+    reason: str
+    kept_as: str
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: a person must decide which of the two is right."""
+        return Severity.CRITICAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +108,13 @@ class IngestDelayed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerRebuilt:
-    """The store had no ledger of a partition, and the archive has rows of it.
-
-    These count as held.
-    """
-
-    partition: int
-    records: int
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveMissing:
-    """The ledger counts records as held whose newest file is not in the archive."""
-
-    partition: int
-    name: str
-    held: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Opened:
     """An arrival that verifies."""
 
     arrival: Arrival
     header: BatchHeader
-    records: Sequence[bytes]
-    messages: Sequence[Message | None]
+    records: Opened
 
 
 class Ingest:
@@ -133,6 +132,11 @@ class Ingest:
         observer: is told what happens.
         linger_seconds: how long to let arrivals gather after a small group, so that they share a
             file.
+        worker: this worker's name, an identifier; no two that run have the same.
+        room: tells how full the way in is.
+        survey_seconds: how long a look at all partitions takes, again and again: so what a dead
+            worker left is published, and what the archive lost is found out, though nothing comes;
+            ``None`` for never.
     """
 
     def __init__(
@@ -141,31 +145,45 @@ class Ingest:
         life: Epoch,
         intake: Intake,
         store: LedgerStore,
-        archive: Archive,
+        archive: Shelves,
         executor: Executor,
         clock: Clock,
         entropy: Callable[[int], bytes],
         observer: Observer,
         linger_seconds: float = 0.0,
+        *,
+        worker: str = "main",
+        room: Callable[[], Room] = Room,
+        survey_seconds: float | None = None,
     ) -> None:
-        self._linger_seconds = linger_seconds
-        self._archived: list[ArchivedLane] | None = None
-        self._looked: set[int] = set()
-        self._holder = holder
-        self._life = life
+        self._books = Books(holder, life, store, archive, executor, entropy, observer)
         self._intake = intake
         self._store = store
         self._archive = archive
-        self._executor = executor
         self._clock = clock
         self._entropy = entropy
         self._observer = observer
+        self._linger_seconds = linger_seconds
+        self._worker = check_identifier("worker", worker)
+        self._room = room
+        self._survey_seconds = survey_seconds
+        self._rng = random.Random(entropy(16))  # noqa: S311 - spreads waiting, no secret
+        self._senders: set[tuple[str, str]] = set()
+        self._bytes_per_second = 0.0
 
     async def run(self) -> None:
         """Ingests until cancelled.
 
         A link or disk that fails is tried again; nothing is acknowledged meanwhile.
         """
+        if self._survey_seconds is None:
+            await self._work()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._survey(self._survey_seconds), name="survey")
+            tasks.create_task(self._work(), name="work")
+
+    async def _work(self) -> None:
         await self._insist((), tidy=True)
         async for arrivals in self._intake.batches():
             await self._insist(arrivals, tidy=False)
@@ -186,31 +204,30 @@ class Ingest:
                 return
 
     async def finish(self) -> None:
-        """Publishes or discards what a crash left staged.
+        """Publishes or discards what an earlier worker of this name left staged.
 
         Raises:
             LinkDown: the ledgers cannot be asked.
             DiskFailed: the archive cannot be written.
         """
-        for name in await self._blocking(self._archive.staged):
-            number = _partition_in(name)
-            if number is not None and await self._is_committed(number, name):
-                await self._blocking(self._archive.publish, name)
-            else:
-                await self._blocking(self._archive.discard, name)
-
-    async def _is_committed(self, number: int, name: str) -> bool:
-        """Whether the ledger names a commit; where it does not, it never will."""
-        while True:
-            loaded = await self._load(number)
-            if name in loaded.ledger.files:
-                return True
-            state = wire.encode(loaded.ledger)
-            try:
-                await self._store.compare_and_set(number, loaded.stored.version, state)
-            except Conflict:
+        for name in await self._books.blocking(self._archive.staged):
+            number, worker = _parsed(name)
+            if worker not in {self._worker, None}:
                 continue
-            return False
+            if number is not None and await self._books.is_committed(number, name):
+                await self._books.blocking(self._archive.publish, name)
+            else:
+                await self._books.blocking(self._archive.discard, name)
+
+    async def _survey(self, seconds: float) -> None:
+        """Looks at all partitions, one after another, again and again."""
+        while True:
+            for number in range(PARTITIONS):
+                try:
+                    await self._load(number)
+                except (LinkDown, DiskFailed, Conflict) as failure:
+                    self._observer.observe(IngestDelayed(str(failure)))
+                await asyncio.sleep(seconds / PARTITIONS)
 
     async def ingest(self, arrivals: Sequence[Arrival]) -> None:
         """Takes a group of arrivals, each to its end.
@@ -219,40 +236,51 @@ class Ingest:
             LinkDown, DiskFailed: some were not taken; calling it again takes them, each number
             once.
         """
-        group: list[_Opened] = []
+        begun = asyncio.get_running_loop().time()
+        group: list[tuple[Arrival, Batch]] = []
         raw_bytes = 0
-        for arrival in arrivals:
-            opened = await self._open(arrival)
-            if opened is None:
+        for arrival, found in await self._books.blocking(_parse_all, arrivals):
+            if isinstance(found, Refused):
+                await self._set_aside(arrival, found)
                 continue
-            if raw_bytes + opened.header.raw_bytes > INGEST_RAW_BYTES_MAX:
-                await self._commit_all(group)
+            size = found.header.raw_bytes
+            if group and raw_bytes + size > INGEST_RAW_BYTES_MAX:
+                await self._take(group)
                 group, raw_bytes = [], 0
-            group.append(opened)
-            raw_bytes += opened.header.raw_bytes
-        await self._commit_all(group)
+            group.append((arrival, found))
+            raw_bytes += size
+        await self._take(group)
+        self._measure(sum(len(it.payload) for it in arrivals), begun)
 
-    async def _commit_all(self, group: Sequence[_Opened]) -> None:
+    async def _take(self, group: Sequence[tuple[Arrival, Batch]]) -> None:
         by_partition: dict[int, list[_Opened]] = {}
-        for opened in group:
-            number = ledger.partition_of(opened.header.site, opened.header.node)
-            by_partition.setdefault(number, []).append(opened)
+        for arrival, found in await self._books.blocking(_open_all, group):
+            if isinstance(found, Refused):
+                await self._set_aside(arrival, found)
+                continue
+            number = ledger.partition_of(found.header.site, found.header.node)
+            by_partition.setdefault(number, []).append(found)
         for number, share in sorted(by_partition.items()):
             await self._commit(number, share)
 
-    async def _open(self, arrival: Arrival) -> _Opened | None:
-        try:
-            return await self._blocking(_verify, arrival)
-        except Refused as refused:
-            await self._set_aside(arrival, refused)
-            return None
+    def _measure(self, size: int, begun: float) -> None:
+        """How fast arrivals are taken, the newer ones weighing more."""
+        seconds = asyncio.get_running_loop().time() - begun
+        if size and seconds > 0:
+            found = size / seconds
+            known = self._bytes_per_second or found
+            self._bytes_per_second = known + _RATE_WEIGHT * (found - known)
 
-    async def _set_aside(self, arrival: Arrival, refused: Refused) -> None:
+    async def _set_aside(
+        self, arrival: Arrival, refused: Refused, *, disputed: bool = False
+    ) -> None:
         name = ""
         if refused.reason is not RefusedBecause.FULL:
-            name = await self._blocking(self._archive.quarantine, arrival.payload)
+            name = await self._books.blocking(self._archive.quarantine, arrival.payload)
         origin = f"{arrival.site}/{arrival.node}/{arrival.lane}"
         self._observer.observe(BatchSetAside(origin, str(refused), name))
+        if disputed:
+            self._observer.observe(NumbersDisputed(origin, str(refused), name))
         await self._intake.refuse(arrival, Refusal(refused.reason, refused.detail, 0.0))
 
     async def _commit(self, number: int, group: Sequence[_Opened]) -> None:
@@ -260,12 +288,12 @@ class Ingest:
         while True:
             loaded = await self._load(number)
             plan = _plan(loaded.ledger, group, self._clock.now().wall_ns)
-            if not plan.taken:
+            if not plan.changed:
                 made, name = loaded.ledger, ""
                 break
-            name = f"{number:03d}-{self._entropy(8).hex()}" if plan.rows else ""
+            name = f"{number:03d}-{self._worker}-{self._entropy(8).hex()}" if plan.rows else ""
             if name:
-                await self._blocking(self._archive.stage, name, plan.rows)
+                await self._books.blocking(self._archive.stage, name, plan.rows)
             files = loaded.ledger.files
             made = replace(
                 ledger.store(loaded.ledger, plan.changed),
@@ -275,14 +303,16 @@ class Ingest:
             if await self._set(number, loaded.stored, made, name):
                 break
         if name:
-            await self._blocking(self._archive.publish, name)
+            await self._books.blocking(self._archive.publish, name)
         for opened, refused in plan.refused:
-            await self._set_aside(opened.arrival, refused)
-        if not plan.taken:
+            disputed = opened in plan.disputed
+            await self._set_aside(opened.arrival, refused, disputed=disputed)
+        if not plan.changed:
             return
-        await self._intake.publish(_receipts(made, plan.changed))
+        self._count_senders(plan.taken)
+        await self._intake.publish(self._granted(_receipts(made, plan.changed)))
         await self._intake.accept([opened.arrival for opened in plan.taken])
-        records = sum(len(rows.seqs) for rows in plan.rows)
+        records = sum(len(rows) for rows in plan.rows)
         self._observer.observe(Committed(len(plan.taken), records, plan.duplicates))
 
     async def _set(self, number: int, stored: Stored, made: PartitionLedger, name: str) -> bool:
@@ -293,66 +323,53 @@ class Ingest:
             taken = False
         except LinkDown:
             # Nobody knows. The name tells: it is in the ledger, or never will be.
-            taken = name != "" and await self._is_committed(number, name)
+            taken = name != "" and await self._books.is_committed(number, name)
         else:
             return True
         if not taken and name:
-            await self._blocking(self._archive.discard, name)
+            await self._books.blocking(self._archive.discard, name)
         return taken
 
-    async def _load(self, number: int) -> "_Loaded":
-        stored = await self._store.load(number)
-        if not stored.version:
-            return _Loaded(stored, await self._anew(number))
-        try:
-            loaded = _Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
-        except Refused as wrong:
-            raise StoreUnusable(
-                f"the ledger of partition {number} cannot be read ({wrong}): it is of a newer "
-                "version, or damaged"
-            ) from wrong
-        await self._look_for_files(number, loaded.ledger)
-        return loaded
+    async def _load(self, number: int) -> Loaded:
+        """A partition's ledger; one that was made anew is announced to its nodes first."""
+        while True:
+            loaded = await self._books.load(number)
+            lanes = loaded.ledger.lanes
+            if not loaded.stored.version or loaded.ledger.receipts or not lanes:
+                return loaded
+            # The newest life of each lane comes last: one receipt waits for a node that is away.
+            ordered = sorted(lanes, key=lambda it: (it.seen_wall_ns, it.epoch.counter))
+            told = replace(loaded.ledger, receipts=len(lanes))
+            receipts = [
+                ledger.receipt(told, lane, index, Stage.ARCHIVED)
+                for index, lane in enumerate(ordered, start=1)
+            ]
+            await self._intake.publish(self._granted(receipts))
+            try:
+                state = wire.encode(told)
+                await self._store.compare_and_set(number, loaded.stored.version, state)
+            except Conflict:
+                continue
 
-    async def _anew(self, number: int) -> PartitionLedger:
-        """A ledger where the store has none: of a new life, holding what the archive has.
+    def _count_senders(self, taken: Sequence[_Opened]) -> None:
+        if len(self._senders) >= _SENDERS_MAX:
+            self._senders.clear()
+        self._senders.update((it.header.site, it.header.node) for it in taken)
 
-        A life of its own, since receipts count within a life; and what has a row already must
-        not be given another, should the store have been lost and the archive not.
-        """
-        if self._archived is None:
-            self._archived = await self._blocking(self._archive.identities)
-        lanes = [
-            LaneLedger(site, node, Epoch.parse(epoch), Lane(lane), held, next_seq=held.end)
-            for site, node, epoch, lane, held in self._archived
-            if ledger.partition_of(site, node) == number
-        ]
-        if lanes and number not in self._looked:
-            self._looked.add(number)
-            self._observer.observe(LedgerRebuilt(number, sum(len(lane.held) for lane in lanes)))
-        random = int.from_bytes(self._entropy(8), "little")
-        life = replace(self._life, random=random)
-        return ledger.store(PartitionLedger(self._holder, life), lanes)
-
-    async def _look_for_files(self, number: int, partition: PartitionLedger) -> None:
-        """Tells, once, when the archive lacks what the ledger committed last."""
-        if number in self._looked or not partition.files:
-            return
-        self._looked.add(number)
-        newest = partition.files[-1]
-        if not await self._blocking(self._archive.holds, newest):
-            held = sum(len(lane.held) for lane in partition.lanes)
-            self._observer.observe(ArchiveMissing(number, newest, held))
-
-    async def _blocking(self, job: Callable[..., _T], *arguments: object) -> _T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, job, *arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    stored: Stored
-    ledger: PartitionLedger
+    def _granted(self, receipts: Sequence[Receipt]) -> list[Receipt]:
+        """Receipts with what they grant."""
+        room, senders = self._room(), len(self._senders)
+        granted = []
+        for receipt in receipts:
+            given = credit(receipt.lane, room, senders, self._bytes_per_second, self._rng)
+            granted.append(
+                replace(
+                    receipt,
+                    credit_bytes=given.credit_bytes,
+                    not_before_ms=given.not_before_ms,
+                )
+            )
+        return granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,11 +380,31 @@ class _Plan:
     changed: tuple[LaneLedger, ...]
     taken: tuple[_Opened, ...]
     refused: tuple[tuple[_Opened, Refused], ...]
+    disputed: tuple[_Opened, ...]
     duplicates: int
 
 
-def _verify(arrival: Arrival) -> _Opened:
-    """Step 1. The subject must be the header's: nobody speaks in another's name."""
+def _parse_all(arrivals: Sequence[Arrival]) -> list[tuple[Arrival, Batch | Refused]]:
+    """The first half of step 1, for many in one go: all but the bodies."""
+    return [(arrival, _tried(_parse, arrival)) for arrival in arrivals]
+
+
+def _open_all(
+    group: Sequence[tuple[Arrival, Batch]],
+) -> list[tuple[Arrival, "_Opened | Refused"]]:
+    """The second half of step 1: the bodies."""
+    return [(arrival, _tried(_open, arrival, batch)) for arrival, batch in group]
+
+
+def _tried(look: Callable[..., _T], *arguments: object) -> "_T | Refused":
+    try:
+        return look(*arguments)
+    except Refused as refused:
+        return refused
+
+
+def _parse(arrival: Arrival) -> Batch:
+    """The subject must be the header's: nobody speaks in another's name."""
     batch = batches.parse(arrival.payload)
     header = batch.header
     for what, name in (("site", header.site), ("node", header.node)):
@@ -377,15 +414,11 @@ def _verify(arrival: Arrival) -> _Opened:
             RefusedBecause.FOREIGN,
             f"{header} came as {arrival.site}/{arrival.node}/{arrival.lane}",
         )
-    records = batches.open_records(batch)
-    return _Opened(arrival, header, records, [_read(record) for record in records])
+    return batch
 
 
-def _read(record: bytes) -> Message | None:
-    try:
-        return wire.decode(record)
-    except Refused:
-        return None
+def _open(arrival: Arrival, batch: Batch) -> _Opened:
+    return _Opened(arrival, batch.header, batches.open_batch(batch))
 
 
 def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int) -> _Plan:
@@ -394,6 +427,7 @@ def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int
     rows: list[Rows] = []
     taken: list[_Opened] = []
     refused: list[tuple[_Opened, Refused]] = []
+    disputed: list[_Opened] = []
     duplicates = 0
     known = {(it.site, it.node, it.epoch, it.lane): it for it in partition.lanes}
 
@@ -405,22 +439,33 @@ def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int
         key = (header.site, header.node, header.epoch, header.lane)
         try:
             outcome = ledger.take(look(key), header, now_wall_ns)
-            fresh = rows_of(header, outcome.new, opened.records, opened.messages)
             touched = {key: outcome.ledger}
-            for account in fresh.messages:
-                if isinstance(account, Account):
-                    about = (header.site, header.node, account.epoch, account.lane)
-                    touched[about] = ledger.explain(touched.get(about) or look(about), account)
+            fresh = rows_of(header, outcome.new, opened.records) if outcome.new else None
+            for account in accounts(fresh) if fresh else ():
+                about = (header.site, header.node, account.epoch, account.lane)
+                touched[about] = ledger.explain(touched.get(about) or look(about), account)
             ledger.check_room(len(known.keys() | changed.keys() | touched.keys()))
         except Refused as wrong:
             refused.append((opened, wrong))
+            if wrong.reason is RefusedBecause.BAD_CHAIN:
+                noted = ledger.dispute(look(key), header)
+                if noted != look(key):
+                    changed[key] = noted
+                    disputed.append(opened)
             continue
         taken.append(opened)
         changed |= touched
         duplicates += outcome.duplicates
-        if fresh.seqs:
+        if fresh:
             rows.append(fresh)
-    return _Plan(tuple(rows), tuple(changed.values()), tuple(taken), tuple(refused), duplicates)
+    return _Plan(
+        tuple(rows),
+        tuple(changed.values()),
+        tuple(taken),
+        tuple(refused),
+        tuple(disputed),
+        duplicates,
+    )
 
 
 def _receipts(partition: PartitionLedger, changed: Sequence[LaneLedger]) -> list[Receipt]:
@@ -437,7 +482,10 @@ def _receipts(partition: PartitionLedger, changed: Sequence[LaneLedger]) -> list
     ]
 
 
-def _partition_in(name: str) -> int | None:
-    """The partition in the name of a commit; ``None`` when it is the name of none."""
-    number = name.partition("-")[0]
-    return int(number) if number.isdecimal() and int(number) < PARTITIONS else None
+def _parsed(name: str) -> tuple[int | None, str | None]:
+    """Partition and worker in the name of a commit; ``None`` where it is the name of none."""
+    number, _, rest = name.partition("-")
+    worker, dash, _ = rest.rpartition("-")
+    if not number.isdecimal() or int(number) >= PARTITIONS:
+        return None, None
+    return int(number), worker if dash else None

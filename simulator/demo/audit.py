@@ -1,14 +1,18 @@
 """The account, computed from outside.
 
-What the witness saw, against the rows of the archive and the files of the spool.
+What the witness saw, against the rows of the archive, the files of the spools, and the files of a
+gateway's custody where there is one.
 
 For each lane of each epoch, with all sets made of identities and no party's counters asked::
 
-    known       = heard on the broker + rows in the archive + records still in the spool top
-    = one more than the highest number known delivered   = rows in the archive pending     = in the
-    spool, not in the archive explained   = below top, stated as lost in an archived account or in
-    the spool, neither delivered nor pending unaccounted = below top, and none of these produced
-    = delivered + pending + explained + unaccounted
+    known       = heard on the broker + rows in the archive + records still held
+    top         = one more than the highest number known
+    delivered   = rows in the archive
+    pending     = held by a spool or a gateway, not in the archive
+    explained   = below top, stated as lost in an archived account or in a spool,
+                  neither delivered nor pending
+    unaccounted = below top, and none of these
+    produced    = delivered + pending + explained + unaccounted
 
 Of the explained numbers, *unseen* are those that nobody ever heard: a crash voids what it had
 reserved, most of which never named anything. They are shown beside the account and are not counted
@@ -16,15 +20,17 @@ as produced.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from mesh.adapters.system import SystemClock
 from mesh.ports import Disk
 from mesh.spool import store
+from mesh.transfer.custody.opening import LOCK, open_store
 from schemas import wire
 from schemas.messages import Account, Lane
 from schemas.ranges import Ranges
@@ -42,7 +48,7 @@ class LaneAccount:
     Args:
         produced: what was produced.
         delivered: of that, in the archive.
-        pending: still in the spool.
+        pending: still in a spool, or in a gateway's custody.
         explained: stated as lost, by reason.
         duplicates: crossed into headquarters again, and were taken once.
         archived_twice: rows beyond the first of an identity; must be 0.
@@ -68,13 +74,19 @@ class _Evidence:
     stated: dict[str, Ranges] = field(default_factory=dict)
 
 
-def audit(seen: Seen, archive: Path, spool: Disk | None) -> dict[Lane, LaneAccount]:
+def audit(
+    seen: Seen,
+    archive: Path,
+    spools: Sequence[Disk] = (),
+    custodies: Mapping[str, Disk] | None = None,
+) -> dict[Lane, LaneAccount]:
     """The account of each lane, all epochs together.
 
     Args:
         seen: the witness's testimony.
         archive: headquarters' archive folder.
-        spool: the edge's spool, whose owner has ended; ``None`` leaves it out.
+        spools: those of the edges, whose owners have ended.
+        custodies: those of gateways, by their names; their owners have ended.
     """
     evidence: dict[_Key, _Evidence] = {}
     for key, numbers, twice in _archived(archive):
@@ -83,8 +95,10 @@ def audit(seen: Seen, archive: Path, spool: Disk | None) -> dict[Lane, LaneAccou
     for account in _accounts(archive):
         found = evidence.setdefault((str(account.epoch), account.lane), _Evidence())
         _state(found, account.explained)
-    if spool is not None:
+    for spool in spools:
         _look_into(spool, evidence)
+    for holder, custody in (custodies or {}).items():
+        _look_into_custody(custody, holder, evidence)
     for key in seen.lanes:
         evidence.setdefault(key, _Evidence())
     lines: dict[Lane, LaneAccount] = {}
@@ -173,7 +187,9 @@ def _ask(archive: Path, query: str) -> list[tuple[Any, ...]]:
         return []
     with duckdb.connect(":memory:") as database:
         database.execute("SET threads = 2")
-        archived = database.read_parquet(files, hive_partitioning=False)  # noqa: F841 - the query names it
+        archived = database.read_parquet(  # noqa: F841 - the query names it
+            files, hive_partitioning=False, union_by_name=True
+        )
         rows: list[tuple[Any, ...]] = database.execute(query).fetchall()
         return rows
 
@@ -193,3 +209,11 @@ def _look_into(disk: Disk, evidence: dict[_Key, _Evidence]) -> None:
         held += [(item.frame.header.first, item.frame.header.stop) for item in state.fresh]
         found.held = Ranges.of(held) - state.released
         _state(found, state.explained)
+
+
+def _look_into_custody(disk: Disk, holder: str, evidence: dict[_Key, _Evidence]) -> None:
+    opened = open_store(disk, holder, bytes(16), bytes, SystemClock().now())
+    disk.unlock(LOCK)
+    for key, holding in opened.found.holdings.items():
+        found = evidence.setdefault((str(key.life.epoch), key.lane), _Evidence())
+        found.held |= holding.ledger.held - holding.released

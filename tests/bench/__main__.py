@@ -8,9 +8,10 @@ load, and whether the measured process was saturated.
 
 import typer
 
-from tests.bench import start
+from tests.bench import priority, start
 from tests.bench.backlog import command as backlog
 from tests.bench.decide import command as decide
+from tests.bench.drain import command as drain
 from tests.bench.kill import command as kill
 from tests.bench.powercut import command as powercut
 from tests.bench.spool import command as spool
@@ -25,8 +26,10 @@ def _bench() -> None:
 
 app.command("backlog")(backlog.main)
 app.command("decide")(decide.main)
+app.command("drain")(drain.main)
 app.command("kill")(kill.main)
 app.command("powercut")(powercut.main)
+app.command("priority")(priority.main)
 app.command("spool")(spool.main)
 app.command("start")(start.main)
 

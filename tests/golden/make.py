@@ -15,13 +15,19 @@ from mesh.spool.batch import Labels
 from mesh.spool.frame import CHAIN_START, Owner, pack
 from mesh.spool.journal import END, Journal, journal_path
 from mesh.spool.store import create
+from mesh.transfer.custody.entry import Draft, Kind
+from mesh.transfer.custody.journal import Journal as Custodial
 from schemas import wire
 from schemas.messages import Epoch, Event, Instant, Lane, Severity
 from schemas.ranges import Ranges
 from schemas.stored import (
     Closed,
     Cursor,
+    CustodyHead,
+    CustodyLane,
+    CustodyRelease,
     JournalHeader,
+    LaneLedger,
     LaneMark,
     Numbers,
     PastEpoch,
@@ -95,6 +101,20 @@ def _batch() -> bytes:
     return batch.pack(LABELS, headers, bodies).data
 
 
+def _custody() -> bytes:
+    """A journal of custody: a snapshot of one lane, a batch as it came, a release."""
+    disk = SimDisk()
+    disk.make_directory("journal")
+    lane = CustodyLane(LaneLedger("hall", "pump", EPOCH, Lane.LOGS, Ranges(((0, 9),))))
+    head = CustodyHead(OWNER.store, "gateway", EPOCH, b"M" * 16, 42, _AT.wall_ns, 1, {"41": 5000})
+    snapshot = [Draft(Kind.HEAD, wire.encode(head)), Draft(Kind.LANE, wire.encode(lane))]
+    made, _ = Custodial.create(disk, head, snapshot, _AT)
+    batch_1 = (FOLDER / "batch.1").read_bytes()
+    release = CustodyRelease("hall", "pump", EPOCH, Lane.LOGS, Ranges(((0, 4),)), "hq", 4)
+    made.append([Draft(Kind.BATCH, batch_1), Draft(Kind.RELEASE, wire.encode(release))], _AT)
+    return disk.contents()[journal_path(42)]
+
+
 def _cursor() -> bytes:
     disk = SimDisk()
     cursor.prepare(disk)
@@ -115,6 +135,7 @@ def make(folder: Path) -> list[str]:
     files |= {
         "journal.1": _journal(),
         "batch.1": _batch(),
+        "custody.1": _custody(),
         "cursor.1": _cursor(),
         "STORE.1": _store(),
     }

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from mesh.spool import batch, cursor, journal, store
+from mesh.transfer.custody import journal as custodial
 from schemas import wire
 from schemas.messages import Lane
 from schemas.ranges import Ranges
-from schemas.stored import Closed, Reserved
+from schemas.stored import Closed, CustodyRelease, Reserved
 from simulator.disk import SimDisk
 from tests.golden.make import BATCH_RECORDS, FOLDER, LABELS, OWNER, RECORDS, STORE, make
 from tests.schemas.samples import EPOCH, EXAMPLES
@@ -75,6 +76,22 @@ def test_a_cursor_of_version_1_is_read() -> None:
 def test_a_store_of_version_1_is_read() -> None:
     """Row 48: who it is, and what of its past may be pending."""
     assert store.identity(_disk("STORE", (FOLDER / "STORE.1").read_bytes())) == STORE
+
+
+def test_a_journal_of_custody_of_version_1_is_read() -> None:
+    """Row 48: its snapshot, a batch as it came, a release."""
+    data = (FOLDER / "custody.1").read_bytes()
+    content = custodial.read(_disk(journal.journal_path(42), data), 42, OWNER.store)
+    assert content.is_complete
+    assert content.head is not None
+    assert (content.head.holder, content.head.ends) == ("gateway", {"41": 5000})
+    assert [lane.ledger.held for lane in content.lanes] == [Ranges(((0, 9),))]
+    batch_seen, release = content.seen
+    kept = data[batch_seen.entry.body_offset : batch_seen.entry.end]
+    assert kept == (FOLDER / "batch.1").read_bytes()
+    assert isinstance(release.what, CustodyRelease)
+    assert release.what.numbers == Ranges(((0, 4),))
+    assert content.broken == ()
 
 
 def test_what_can_be_written_again_is_written_alike(tmp_path: Path) -> None:

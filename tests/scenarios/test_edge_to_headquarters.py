@@ -58,7 +58,7 @@ async def _audit(root: Path, edge: Edge, home: Headquarters) -> int:
     found = rows(root)
     identities = [(node, epoch, lane, seq) for node, epoch, lane, seq, *_ in found]
     assert len(identities) == len(set(identities)), "each identity stands in one row"
-    delivered = {(lane, seq): record for _, _, lane, seq, _, record, _ in found}
+    delivered = {(lane, seq): record for _, _, lane, seq, _, record in found}
     for lane, produced in edge.said.produced.items():
         there = {seq: record for (name, seq), record in delivered.items() if name == lane}
         for seq, record in there.items():

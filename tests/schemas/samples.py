@@ -124,6 +124,11 @@ EXAMPLES: dict[str, Message] = {
     "reserved": stored.Reserved({Lane.LOGS: 9, Lane.ALARMS: 3}),
     "closed": stored.Closed({Lane.LOGS: 9}),
     "cursor": stored.Cursor(7, {"3-0/logs": _SOME}, {"3-0/logs/hq": 4}),
+    "custodyhead": stored.CustodyHead(_ID, "gateway", EPOCH, _ID[::-1], 42, 1, 1, {"41": 5000}),
+    "custodylane": stored.CustodyLane(_LEDGER, _SOME, {"hq": 3}),
+    "custodyrelease": stored.CustodyRelease(
+        "hall", "pump", EPOCH, Lane.LOGS, Ranges(((0, 3),)), "hq", 3
+    ),
     "partitionledger": stored.PartitionLedger("hq", EPOCH, 9, (_LEDGER,), ("007-ab",)),
 }
 """Each kind of message, in version 1, as golden files know it."""
@@ -269,6 +274,13 @@ def messages_of_any_kind() -> st.SearchStrategy[Message]:
             st.dictionaries(_text, ranges(), max_size=3),
             st.dictionaries(_text, _seq, max_size=3),
         ),
+        st.builds(
+            stored.CustodyHead,
+            *(_id, _name, _epoch, _id, _seq, _time, _seq),
+            st.dictionaries(_name, _seq, max_size=3),
+        ),
+        st.builds(stored.CustodyLane, _ledger, ranges(), st.dictionaries(_name, _seq, max_size=3)),
+        st.builds(stored.CustodyRelease, _name, _name, _epoch, _lane, ranges(), _name, _seq),
         st.builds(
             stored.PartitionLedger,
             _name,

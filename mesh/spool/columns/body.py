@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from mesh.spool.columns import chunks, series
 from mesh.spool.columns.chunks import HEAD, Reader, Words
@@ -34,7 +35,7 @@ from mesh.spool.columns.varints import Source, unsigned
 from schemas.errors import Refused, RefusedBecause
 from schemas.limits import BATCH_RAW_BYTES_MAX
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "read"]
 
 _VERSION: Final = 1
 _HEAD_BYTES_MAX: Final = 16
@@ -106,6 +107,14 @@ def encode(records: Sequence[bytes]) -> bytes | None:
 def decode(data: bytes, count: int, raw_bytes: int) -> bytes:
     """The canonical bytes of records, one after another.
 
+    Arguments and errors as of ``read``.
+    """
+    return joined(*read(data, count, raw_bytes))
+
+
+def read(data: bytes, count: int, raw_bytes: int) -> tuple[Table, npt.NDArray[np.int64]]:
+    """Records as a table, and how many bytes each has.
+
     Args:
         data: what ``encode`` gave, or anything else.
         count: how many records there must be.
@@ -137,7 +146,7 @@ def decode(data: bytes, count: int, raw_bytes: int) -> bytes:
     table = blank(templates, which)
     _read_columns(source, reader, table)
     source.finish()
-    return joined(table, sizes)
+    return table, sizes
 
 
 def _read_templates(source: Source, count: int, raw_bytes: int) -> list[Template]:

@@ -34,7 +34,7 @@ from mesh.transfer.custody.vault import Vault
 from mesh.transfer.source import Life
 from schemas.errors import DiskFailed, Refused, RefusedBecause
 from schemas.limits import SEQ_JUMP_MAX
-from schemas.messages import BatchHeader, Epoch, Lane, Receipt, Stage
+from schemas.messages import BatchHeader, Epoch, Instant, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
 
@@ -404,10 +404,9 @@ class Custody:
         age_ns = (self._settings.max_age_seconds or 0) * _NS
         lost = []
         for key, holding in self._vault.holdings.items():
-            for kept in list(holding.pending):
-                over = now.trusted and (kept.expires_wall_ns or now.wall_ns) < now.wall_ns
-                if over or (age_ns and now.mono_ns - kept.taken_ns > age_ns):
-                    lost.append((key, self._vault.take_out(key, holding, kept), "its time is over"))
+            over = [kept for kept in holding.pending if _is_over(kept, now, age_ns)]
+            if over:
+                lost.append((key, self._vault.take_out(key, over), "its time is over"))
         return lost
 
     async def _set_aside(self, key: LaneKey, kept: Kept, reason: str) -> None:
@@ -415,7 +414,7 @@ class Custody:
             holding = self._vault.holdings[key]
             if kept not in holding.pending:
                 return
-            numbers = self._vault.take_out(key, holding, kept)
+            numbers = self._vault.take_out(key, [kept])
             name = await self._vault.in_worker(keep_damaged, self._resources.disk, kept)
             self._vault.lose(key, numbers, reason, name)
             with suppress(DiskFailed):
@@ -429,6 +428,12 @@ class Custody:
 
     def _observe(self, event: object) -> None:
         self._resources.observer.observe(event)
+
+
+def _is_over(kept: Kept, now: Instant, age_ns: float) -> bool:
+    """Whether a batch has lost its use; a clock that is not trusted says nothing about that."""
+    useless = kept.expires_wall_ns is not None and kept.expires_wall_ns < now.wall_ns
+    return (useless and now.trusted) or bool(age_ns and now.mono_ns - kept.taken_ns > age_ns)
 
 
 def _check_jump(known: LaneLedger, header: BatchHeader) -> None:

@@ -3,14 +3,15 @@
 A batch is *pending* while it has a number that the next holder does not have, then *retained* until
 its journal goes: should the next holder lose it, it is offered again. Batches may overlap, since
 their boundaries may differ between two sends. They are kept in the order of their last numbers, so
-that whoever goes on behind the last number of one passes over none.
+that whoever goes on behind the last number of one passes over none; of those that end alike the
+longest comes first.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
 from mesh.transfer.source import Life
@@ -22,6 +23,8 @@ from schemas.stored import CustodyLane, LaneLedger
 __all__ = ["Holding", "Kept", "LaneKey", "Place", "key_of"]
 
 _LAST: Final = attrgetter("last")
+_ORDER: Final = attrgetter("last", "first")
+_START: Final = itemgetter(0)
 
 
 class LaneKey(NamedTuple):
@@ -132,13 +135,11 @@ class Holding:
         following = islice(self.pending, index, None)
         return next((kept for kept in following if self.rest(kept).end > start), None)
 
-    def alone(self, kept: Kept) -> Ranges:
-        """The numbers not yet released that no other batch has: what is lost with this one."""
-        rest = self.rest(kept) & self.ledger.held
-        for other in self.kept():
-            if other is not kept and other.first <= kept.last and kept.first <= other.last:
-                rest -= other.present
-        return rest
+    def missing(self, gone: Sequence[Kept]) -> Ranges:
+        """The numbers that went with batches which are here no more: held, and in no other."""
+        there = Ranges.of(span for kept in self.kept() for span in kept.present.spans)
+        went = Ranges.of(span for kept in gone for span in kept.present.spans)
+        return (went & self.ledger.held) - self.released - there
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -146,12 +147,15 @@ class Holding:
         """A batch is kept here; returns whether it is pending."""
         self._sparse += kept.sparse is not None
         pending = bool(self.rest(kept))
-        insort(self.pending if pending else self.retained, kept, key=_LAST)
+        insort(self.pending if pending else self.retained, kept, key=_ORDER)
         return pending
 
     def release(self, numbers: Ranges, holder: str, mark: int) -> list[Kept]:
-        """The next holder has these numbers; returns the batches that are no longer pending."""
-        new = (numbers & self.ledger.held) - self.released
+        """The next holder has these numbers; returns the batches that are no longer pending.
+
+        Some may never have been here: they came another way, and need not go further from here.
+        """
+        new = numbers - self.released
         self.note_holder(holder, mark)
         if not new:
             return []
@@ -165,7 +169,7 @@ class Holding:
             high = bisect_left(self.pending, max(map(_LAST, done)) + 1, key=_LAST)
             self.pending[low:high] = [it for it in self.pending[low:high] if id(it) not in gone]
         for kept in done:
-            insort(self.retained, kept, key=_LAST)
+            insort(self.retained, kept, key=_ORDER)
         return done
 
     def note_holder(self, holder: str, mark: int) -> None:
@@ -179,7 +183,7 @@ class Holding:
         """The next holder has lost these numbers.
 
         Returns:
-            The batches that are pending again, and the numbers that none of them has.
+            The batches that are pending again, and the numbers held that none of them has.
         """
         numbers &= self.released
         self.released -= numbers
@@ -188,9 +192,9 @@ class Holding:
         back = [kept for kept in self.retained if self.rest(kept)]
         self.retained = [kept for kept in self.retained if not self.rest(kept)]
         for kept in back:
-            insort(self.pending, kept, key=_LAST)
+            insort(self.pending, kept, key=_ORDER)
         there = Ranges.of(span for kept in self.pending for span in kept.present.spans)
-        return back, numbers - there
+        return back, (numbers & self.ledger.held) - there
 
     def lose(self, numbers: Ranges) -> None:
         """These numbers are held no more, here or further on."""
@@ -209,8 +213,9 @@ class Holding:
         if self._sparse:
             yield from list(self.pending)
             return
-        for start, stop in self.released.spans:
-            if new & Ranges(((start, stop),)):
-                low = bisect_left(self.pending, start, key=_LAST)
-                high = bisect_left(self.pending, stop, key=_LAST)
-                yield from self.pending[low:high]
+        done = self.released.spans
+        at = {bisect_right(done, span[0], key=_START) - 1 for span in (new & self.released).spans}
+        for start, stop in (done[index] for index in sorted(at)):
+            low = bisect_left(self.pending, start, key=_LAST)
+            high = bisect_left(self.pending, stop, key=_LAST)
+            yield from self.pending[low:high]

@@ -34,9 +34,11 @@ from schemas import wire
 from schemas.errors import DiskFailed, DiskFull, Refused
 from schemas.limits import (
     BLOCK_BYTES,
+    CUSTODY_GROUP_BYTES_MAX,
     CUSTODY_JOURNALS_MAX,
     CUSTODY_LANES_MAX,
     CUSTODY_SPANS_MAX,
+    INTAKE_BATCHES_MAX,
 )
 from schemas.messages import BatchHeader, Epoch
 from schemas.ranges import Ranges
@@ -144,6 +146,8 @@ class Vault:
             return f"{self.files.used_bytes} of {self._settings.bytes_max} bytes are taken"
         if self.files.batches >= self._settings.batches_max:
             return f"{self.files.batches} batches are here, as many as may be"
+        if len(self.files) >= CUSTODY_JOURNALS_MAX - 1:
+            return f"{len(self.files)} journals are here, as many as may be"
         if len(self.holdings) + lanes > CUSTODY_LANES_MAX:
             return f"{len(self.holdings)} lanes are known, as many as may be"
         if self._spans >= CUSTODY_SPANS_MAX:
@@ -202,7 +206,7 @@ class Vault:
         holding = self.holdings.get(key)
         if holding is None:
             return
-        new = (numbers & holding.ledger.held) - holding.released
+        new = numbers - holding.released
         spans = holding.spans
         done = holding.release(numbers, holder, mark)
         self._spans += holding.spans - spans
@@ -234,13 +238,14 @@ class Vault:
         self._on_change()
         return lost - gone, gone
 
-    def take_out(self, key: LaneKey, holding: Holding, kept: Kept) -> Ranges:
-        """A pending batch is here no more; returns the numbers that go with it."""
-        numbers = holding.alone(kept)
-        holding.remove([kept])
-        self.files.take_out(kept, pending=True)
-        self._count_pending(key.life, -1)
-        return numbers
+    def take_out(self, key: LaneKey, gone: Sequence[Kept]) -> Ranges:
+        """Pending batches are here no more; returns the numbers that go with them."""
+        holding = self.holdings[key]
+        holding.remove(gone)
+        for kept in gone:
+            self.files.take_out(kept, pending=True)
+        self._count_pending(key.life, -len(gone))
+        return holding.missing(gone)
 
     def lose(self, key: LaneKey, numbers: Ranges, reason: str, name: str = "") -> None:
         """Numbers leave ``held``, under a new life, which ends all appending to the old journal."""
@@ -320,7 +325,7 @@ class Vault:
         batches_left = self._settings.batches_max - self.files.batches
         for number in idle:
             enough = room >= wanted and retained <= retained_max
-            if enough and files < CUSTODY_JOURNALS_MAX // 2 and batches_left > len(going):
+            if enough and files < CUSTODY_JOURNALS_MAX // 2 and batches_left > INTAKE_BATCHES_MAX:
                 break
             freed = self.files.occupied(number)
             room, retained, files = room + freed, retained - freed, files - 1
@@ -345,21 +350,32 @@ class Vault:
         Raises:
             DiskFailed: it could not be written; nothing is lost.
         """
+        moving: list[tuple[LaneKey, Kept]] = []
+        drafts: list[Draft] = []
         for key, kept in list(self.files.batches_in(number)):
-            holding = self.holdings[key]
-            if not holding.rest(kept):
+            if not self.holdings[key].rest(kept):
                 continue
             try:
                 batch = await self.in_worker(fetch, self._resources.disk, kept)
             except (Refused, FileNotFoundError) as wrong:
-                self.lose(key, self.take_out(key, holding, kept), str(wrong))
+                self.lose(key, self.take_out(key, [kept]), str(wrong))
                 continue
-            (entry,) = (await self.commit([Draft(Kind.BATCH, batch.data)])).entries
-            pending = bool(holding.rest(kept))
+            moving.append((key, kept))
+            drafts.append(Draft(Kind.BATCH, batch.data))
+            if sum(len(draft.body) for draft in drafts) >= CUSTODY_GROUP_BYTES_MAX // 2:
+                await self._move(moving, drafts)
+                moving, drafts = [], []
+        await self._move(moving, drafts)
+        # Now it is idle; that what was released of it is durable, this commit says.
+        await self.commit([])
+
+    async def _move(self, moving: Sequence[tuple[LaneKey, Kept]], drafts: Sequence[Draft]) -> None:
+        written = await self.commit(drafts)
+        for (key, kept), entry in zip(moving, written.entries, strict=True):
+            pending = bool(self.holdings[key].rest(kept))
             self.files.take_out(kept, pending=pending)
             kept.place = _place(entry)
             self.files.put(key, kept, pending=pending)
-        await self.commit([])
 
     async def _begin(self, drafts: Sequence[Draft]) -> Written:
         """Begins a journal: a snapshot, and a group behind it.
@@ -367,6 +383,8 @@ class Vault:
         Raises:
             DiskFailed: the disk does not take it.
         """
+        if len(self.files) >= CUSTODY_JOURNALS_MAX:
+            raise DiskFull(f"{len(self.files)} journals are here, as many as may be")
         self._number += 1
         lanes = [holding.state for holding in self.holdings.values()]
         released, idle, life = dict(self._unsaved), set(self.files.idle()), self.life

@@ -42,6 +42,7 @@ class Writer:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._journal: Journal | None = None
+        self._has_reserve = False
 
     @property
     def is_open(self) -> bool:
@@ -98,14 +99,16 @@ class Writer:
 
     def reserve(self) -> None:
         """Sees to it that there is a reserve; where there is no room for one, there is none."""
-        if _RESERVE.rpartition("/")[2] in self._disk.list(FOLDER):
+        if self._has_reserve:
             return
         try:
+            self._disk.unlink(_RESERVE)
             file = self._disk.open(_RESERVE, "create")
         except DiskFailed:
             return
         try:
             file.write(bytes(RESERVE_BYTES), 0)
+            self._has_reserve = True
         except DiskFailed:
             self.spend_reserve()
         finally:
@@ -113,6 +116,7 @@ class Writer:
 
     def spend_reserve(self) -> None:
         """Gives the reserve's space to what must be written now."""
+        self._has_reserve = False
         try:
             self._disk.unlink(_RESERVE)
         except DiskFailed:

@@ -1,6 +1,5 @@
 """The archive: rows once, whatever is cut short."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,23 +8,21 @@ import pytest
 
 from mesh.spool import batch
 from nodes.headquarters import archive as archives
-from nodes.headquarters.archive import Archive, Rows, rows_of
-from schemas import wire
+from nodes.headquarters.archive import Archive
+from nodes.headquarters.rows import Rows, rows_of
 from schemas.errors import DiskFailed
 from schemas.messages import Lane
 from schemas.ranges import Ranges
 from tests.nodes.headquarters.world import Sender, identities, rows
 
 
-def _rows(sender: Sender, count: int) -> Rows:
-    made = sender.batch(count)
-    records = batch.open_records(made)
-    messages = [wire.decode(record) for record in records]
-    return rows_of(made.header, made.header.present, records, messages)
+def _rows(sender: Sender, records: list[bytes] | int) -> Rows:
+    made = sender.batch(records)
+    return rows_of(made.header, made.header.present, batch.open_batch(made))
 
 
 def test_rows_are_what_was_sent(tmp_path: Path) -> None:
-    """Identity, canonical bytes, and a text for people."""
+    """Identity, kind, canonical bytes."""
     archive, sender = Archive(tmp_path), Sender()
     archive.stage("000-a", [_rows(sender, 3)])
     assert rows(tmp_path) == [], "staged is not committed"
@@ -34,10 +31,9 @@ def test_rows_are_what_was_sent(tmp_path: Path) -> None:
     assert [(row[0], row[1], row[2], row[3]) for row in found] == [
         ("pump", str(sender.owner.epoch), "events", n) for n in range(3)
     ]
-    for number, (*_, kind, record, text) in enumerate(found):
+    for number, (*_, kind, record) in enumerate(found):
         assert kind == "event"
         assert record == sender.record(number)
-        assert json.loads(text)["text"] == f"pump events {number}"
     archive.close()
 
 
@@ -49,9 +45,9 @@ def test_each_site_and_lane_has_its_files(tmp_path: Path) -> None:
     archive.publish("000-a")
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.parquet"))
     assert found == [
-        "archive/site=hall/lane=events/000-a.parquet",
-        "archive/site=hall/lane=logs/000-a.parquet",
-        "archive/site=yard/lane=events/000-a.parquet",
+        "archive/site=hall/lane=events/day=2026-01-01/000-a.parquet",
+        "archive/site=hall/lane=logs/day=2026-01-01/000-a.parquet",
+        "archive/site=yard/lane=events/day=2026-01-01/000-a.parquet",
     ]
     assert len(identities(tmp_path)) == 8
 
@@ -60,10 +56,10 @@ def test_only_new_numbers_become_rows() -> None:
     """The others stand in a file already."""
     made = Sender().batch(5)
     records = batch.open_records(made)
-    kept = rows_of(made.header, Ranges(((1, 2), (4, 5))), records, [None] * 5)
-    assert kept.seqs == (1, 4)
-    assert kept.records == (records[1], records[4])
-    assert rows_of(made.header, Ranges(), records, [None] * 5).seqs == ()
+    kept = rows_of(made.header, Ranges(((1, 2), (4, 5))), batch.open_batch(made))
+    assert list(kept.seqs) == [1, 4]
+    assert kept.records == [records[1], records[4]]
+    assert len(rows_of(made.header, Ranges(), batch.open_batch(made))) == 0
 
 
 def test_publishing_twice_changes_nothing(tmp_path: Path) -> None:
@@ -77,7 +73,7 @@ def test_publishing_twice_changes_nothing(tmp_path: Path) -> None:
     assert len(identities(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("cut", range(12))
+@pytest.mark.parametrize("cut", range(13))
 def test_publishing_that_was_cut_short_is_finished(
     cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,10 +96,10 @@ def test_publishing_that_was_cut_short_is_finished(
     with monkeypatch.context() as patched:
         patched.setattr(archives, "_sync", counted(archives._sync))
         patched.setattr(Path, "rename", counted(Path.rename))
-        if cut < 9:
+        if cut < 11:
             with pytest.raises(DiskFailed):
                 archive.publish("000-a")
-            assert archive.staged() == (["000-a"] if cut < 8 else [])
+            assert archive.staged() == (["000-a"] if cut < 10 else [])
         else:
             archive.publish("000-a")
     again = Archive(tmp_path)
@@ -163,10 +159,9 @@ def test_what_is_refused_is_kept_within_bounds(
 
 
 def test_a_record_of_an_unknown_layout_is_kept_as_it_is(tmp_path: Path) -> None:
-    """A newer node's record: canonical bytes, no text."""
+    """A newer node's record: canonical bytes, no fields."""
     archive = Archive(tmp_path)
-    made = Sender().batch([b"\x92\x63\x01"])
-    archive.stage("000-a", [rows_of(made.header, made.header.present, [b"\x92\x63\x01"], [None])])
+    archive.stage("000-a", [_rows(Sender(), [b"\x92\x63\x01"])])
     archive.publish("000-a")
-    ((*_, kind, record, text),) = rows(tmp_path)
-    assert (kind, record, text) == ("unknown", b"\x92\x63\x01", "")
+    ((*_, kind, record),) = rows(tmp_path)
+    assert (kind, record) == ("unknown", b"\x92\x63\x01")

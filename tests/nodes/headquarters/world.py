@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -14,11 +15,24 @@ from mesh.spool.batch import Batch, Labels
 from mesh.spool.frame import CHAIN_START, Owner, pack
 from nodes.headquarters.ingest import Ingest
 from schemas import wire
-from schemas.messages import Account, Epoch, Event, Instant, Lane, Receipt, Severity
+from schemas.messages import Account, Epoch, Event, Instant, Lane, Receipt, Severity, Stage
 from schemas.ranges import Ranges
 from simulator.clock import SimClock, VirtualLoop
 
-__all__ = ["EPOCH", "LIFE", "Desk", "Nowhere", "Sender", "Watcher", "identities", "ingest", "rows"]
+__all__ = [
+    "EPOCH",
+    "LIFE",
+    "CrashNow",
+    "Desk",
+    "Fuse",
+    "Nowhere",
+    "Sender",
+    "Watcher",
+    "audit_receipts",
+    "identities",
+    "ingest",
+    "rows",
+]
 
 EPOCH = Epoch(1, 7)
 LIFE = Epoch(1, 1)
@@ -123,7 +137,12 @@ class Desk:
 
 
 def ingest(
-    desk: object, ledgers: object, archive: object, watcher: Watcher | None = None, seed: int = 0
+    desk: object,
+    ledgers: object,
+    archive: object,
+    watcher: Watcher | None = None,
+    seed: int = 0,
+    **more: object,
 ) -> Ingest:
     """A worker, on the running virtual loop."""
     loop = asyncio.get_running_loop()
@@ -138,16 +157,17 @@ def ingest(
         SimClock(loop),
         random.Random(seed).randbytes,
         watcher or Watcher(),
+        **more,  # type: ignore[arg-type]
     )
 
 
-def rows(root: Path) -> list[tuple[str, str, str, int, str, bytes, str]]:
-    """(node, epoch, lane, seq, kind, record, text) of all committed files, sorted."""
+def rows(root: Path) -> list[tuple[str, str, str, int, str, bytes]]:
+    """(node, epoch, lane, seq, kind, record) of all committed files, sorted."""
     if not list((root / "archive").rglob("*.parquet")):
         return []
     with duckdb.connect(":memory:") as database:
         found = database.execute(
-            "SELECT node, epoch, lane, seq, kind, record, text FROM "
+            "SELECT node, epoch, lane, seq, kind, record FROM "
             f"read_parquet('{root}/archive/**/*.parquet', hive_partitioning = false) "
             "ORDER BY ALL"
         ).fetchall()
@@ -157,3 +177,60 @@ def rows(root: Path) -> list[tuple[str, str, str, int, str, bytes, str]]:
 def identities(root: Path) -> list[tuple[str, str, int]]:
     """(node, lane, seq) of all committed rows, sorted, repetitions included."""
     return sorted((node, lane, seq) for node, _, lane, seq, *_ in rows(root))
+
+
+def audit_receipts(desk: Desk, root: Path) -> None:
+    """No receipt speaks of what is not in the archive; nothing is explained here."""
+    there = {(node, epoch, lane, seq) for node, epoch, lane, seq, *_ in rows(root)}
+    for receipt in desk.receipts:
+        assert receipt.stage is Stage.ARCHIVED
+        for seq in receipt.held | Ranges.of([(0, receipt.watermark)]):
+            assert (receipt.node, str(receipt.epoch), receipt.lane, seq) in there
+
+
+class CrashNow(BaseException):
+    """The process is gone. No error: nobody may handle it but the test."""
+
+
+class Fuse:
+    """Lets so many calls through, over all that is wrapped; then the process is gone."""
+
+    def __init__(self, calls: int, *, after: bool) -> None:
+        self.left = calls
+        self.after = after
+
+    def wrap(self, thing: object, names: Sequence[str]) -> object:
+        """The same thing, whose named calls count."""
+        fuse = self
+
+        class Fused:
+            def __getattr__(self, name: str) -> Callable[..., Any]:
+                found: Callable[..., Any] = getattr(thing, name)
+                if name not in names:
+                    return found
+                if asyncio.iscoroutinefunction(found):
+
+                    async def later(*arguments: object) -> object:
+                        fuse.burn(last=False)
+                        outcome = await found(*arguments)
+                        fuse.burn(last=True)
+                        return outcome
+
+                    return later
+
+                def now(*arguments: object) -> object:
+                    fuse.burn(last=False)
+                    outcome = found(*arguments)
+                    fuse.burn(last=True)
+                    return outcome
+
+                return now
+
+        return Fused()
+
+    def burn(self, *, last: bool) -> None:
+        """One call less."""
+        if last is self.after:
+            self.left -= 1
+            if self.left < 0:
+                raise CrashNow

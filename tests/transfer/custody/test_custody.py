@@ -172,7 +172,7 @@ def test_a_torn_tail_costs_no_more_than_a_new_life() -> None:
         async with opened(SimDisk(), close=False) as custody:
             disk.append(custody._resources.disk)  # type: ignore[arg-type]
             await owed.give(custody, batch_of(0, 4))
-            ends.append(custody._files.end(1))
+            ends.append(custody._vault.files.end(1))
             await custody.take([arrival_of(batch_of(4, 8))])
 
     disk: list[SimDisk] = []
@@ -240,7 +240,7 @@ def test_damage_found_on_reading_is_offered_again_by_its_origin() -> None:
         async with opened(disk, watcher=watcher) as custody:
             await owed.give(custody, batch_of(0, 4), batch_of(4, 8), batch_of(8, 10))
             life = custody.life
-            place = next(iter(custody._holdings[KEY].pending)).place
+            place = next(iter(custody._vault.holdings[KEY].pending)).place
             disk.damage_extent(journal_path(place.journal), place.offset + 40, 1)
             for _ in range(2):
                 with pytest.raises(DiskFailed):
@@ -270,7 +270,7 @@ def test_a_deleted_journal_is_a_loss_that_is_stated() -> None:
         async with opened(disk, settings) as custody:
             for first in range(0, 12, 3):
                 await owed.give(custody, batch_of(first, first + 3))
-            kept = custody._holdings[KEY].pending[1]
+            kept = custody._vault.holdings[KEY].pending[1]
             life = custody.life
         disk.unlink(journal_path(kept.place.journal))
         async with opened(disk, settings, seed=1) as custody:
@@ -673,7 +673,7 @@ def test_a_write_that_finds_no_room_leaves_no_trace() -> None:
             disk.faults.fail("write", errno.ENOSPC)
             assert (await owed.give(custody, batch_of(3, 6)))[0].later
             assert (await owed.give(custody, batch_of(3, 6)))[0].new == 3
-            assert len(custody._files) == 1
+            assert len(custody._vault.files) == 1
         async with opened(disk, seed=1) as custody:
             await owed.audit(custody)
 

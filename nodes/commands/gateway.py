@@ -1,0 +1,259 @@
+"""``holdfast gateway``: takes custody for the edges of a site, and forwards what it holds."""
+
+import asyncio
+import logging
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
+from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
+from mesh.adapters.jetstream.session import SessionSettings
+from mesh.adapters.mqtt.intake import MqttIntake, MqttIntakeSettings
+from mesh.adapters.mqtt.link import MqttLink, MqttLinkSettings
+from mesh.adapters.mqtt.settings import MqttSettings
+from mesh.adapters.registry import TinyRegistry
+from mesh.adapters.server.embedded import EmbeddedServer
+from mesh.adapters.server.settings import ServerSettings
+from mesh.adapters.system import SystemClock, SystemDisk, entropy, machine_id
+from mesh.adapters.thread import LoopThread
+from mesh.ports import Intake, Link
+from mesh.transfer.custody.custody import Custody
+from mesh.transfer.custody.settings import CustodyResources, CustodySettings
+from mesh.transfer.delivery import DeliverySettings
+from nodes import config
+from nodes.commands.endpoints import password, tls_context
+from nodes.commands.process import Ending, LogObserver, fail, log_to_stderr, run_role
+from nodes.forwarder import Forwarder, Uplink
+from nodes.gateway.events import Received
+from nodes.gateway.gateway import Gateway
+from nodes.gateway.hearing import Hearing
+from nodes.gateway_section import GatewayMqttSection
+from nodes.links_file import LinksFile, read_spent
+from nodes.settings import GatewaySection, GatewaySettings, UplinkSection
+from schemas.errors import ConfigurationInvalid, MeshError
+from schemas.messages import Severity
+
+__all__ = ["gateway"]
+
+_LOGGER: Final = logging.getLogger("holdfast.gateway")
+_ID_BYTES: Final = 16
+_DAY_SECONDS: Final = 86_400.0
+
+
+def gateway(
+    file: Annotated[Path, typer.Option("--config", "-c", help="configuration file (TOML)")],
+) -> None:
+    """Takes custody of what the edges of a site send, and forwards it."""
+    try:
+        log_to_stderr(config.load(file).log.level)
+        first = config.load(file).for_gateway()
+
+        def check() -> None:
+            _check_renewal(first, config.load(file).for_gateway())
+
+        run_role(lambda ending: _serve(config.load(file).for_gateway(), ending), check)
+    except* MeshError as errors:
+        fail(_first(errors))
+
+
+def _check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
+    """What a new beginning could fail at.
+
+    Raises:
+        MeshError: what is wrong with the new settings, or cannot change without a restart.
+    """
+    for what in ("site", "name", "state_directory"):
+        if getattr(now.gateway, what) != getattr(new.gateway, what):
+            problem = f"gateway.{what} cannot change while it runs: stop it, then start it anew"
+            raise ConfigurationInvalid((problem,))
+    for endpoint in (new.gateway, *new.uplinks):
+        tls_context(endpoint)
+        password(endpoint)
+
+
+def _first(errors: BaseExceptionGroup[MeshError]) -> MeshError:
+    """The first error of a group of groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MeshError), "the group holds nothing else"
+    return error
+
+
+async def _serve(settings: GatewaySettings, ending: Ending) -> None:
+    section = settings.gateway
+    clock = SystemClock()
+    rng = random.Random(entropy(_ID_BYTES))  # noqa: S311 - jitter, not a secret
+    observer = _Log()
+    disk = SystemDisk(section.state_directory)
+    disk.make_directory("")
+    async with AsyncExitStack() as stack:
+        custody = await _open_custody(section, clock, rng, observer, stack)
+        stack.push_async_callback(custody.close)
+        intakes = await _intakes(section, clock, rng, stack)
+        uplinks = [
+            Uplink(Hearing(await _link(uplink, section, clock, rng, stack), custody), uplink.rule())
+            for uplink in settings.uplinks
+        ]
+        forwarder = Forwarder(
+            custody,
+            uplinks,
+            settings.transfer.lane_rules(),
+            DeliverySettings(),
+            clock,
+            observer,
+            spent=read_spent(disk),
+            relays=True,
+        )
+        worker = stack.enter_context(ThreadPoolExecutor(1, "links"))
+        links = LinksFile(disk, worker, forwarder, clock, observer)
+        _LOGGER.info(
+            "%s/%s takes custody in life %s, forwards over %s",
+            *(section.site, section.name, custody.life),
+            ", ".join(uplink.name for uplink in settings.uplinks),
+        )
+        role = Gateway(custody, intakes, forwarder, observer)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(role.run(), name="gateway")
+            writing = tasks.create_task(links.run(), name="links")
+            waiting = tasks.create_task(ending.wanted.wait(), name="signals")
+            await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+            for task in (running, writing, waiting):
+                task.cancel()
+        await links.end()
+
+
+async def _open_custody(
+    section: GatewaySection,
+    clock: SystemClock,
+    rng: random.Random,
+    observer: "_Log",
+    stack: AsyncExitStack,
+) -> Custody:
+    folder = SystemDisk(section.state_directory / "custody")
+    folder.make_directory("")
+    resources = CustodyResources(
+        folder,
+        clock,
+        stack.enter_context(LoopThread("custody-writer")),
+        stack.enter_context(LoopThread("custody-worker")),
+        entropy,
+        rng,
+        machine_id() or bytes(_ID_BYTES),
+        observer,
+    )
+    days = section.max_age_days
+    return await Custody.open(
+        resources,
+        CustodySettings(
+            section.name,
+            int(section.bytes_max),
+            max_age_seconds=None if days is None else days * _DAY_SECONDS,
+        ),
+    )
+
+
+async def _intakes(
+    section: GatewaySection, clock: SystemClock, rng: random.Random, stack: AsyncExitStack
+) -> list[Intake]:
+    """The ways by which edges come, and a note of where they listen."""
+    intakes: list[Intake] = []
+    urls = (await _start_server(section, rng, stack),) if section.embedded else section.urls
+    if urls:
+        session = SessionSettings(
+            section.name,
+            urls,
+            section.username or "",
+            password(section),
+            tls_context(section),
+        )
+        intakes.append(
+            await stack.enter_async_context(
+                JetStreamIntake(
+                    IntakeSettings(session, up_bytes_max=int(section.jetstream_bytes_max) // 4),
+                    clock,
+                    rng,
+                )
+            )
+        )
+    broker = section.mqtt()
+    if broker is not None:
+        settings = MqttIntakeSettings(
+            section.name, _mqtt(broker, f"holdfast-gateway-{section.name}")
+        )
+        intakes.append(await stack.enter_async_context(MqttIntake(settings, clock, rng)))
+    registry = TinyRegistry(SystemDisk(section.state_directory), "registry.json", LogObserver())
+    registry.put("gateway", {"url": next(iter(urls), ""), "mqtt_url": section.mqtt_url or ""})
+    return intakes
+
+
+async def _start_server(section: GatewaySection, rng: random.Random, stack: AsyncExitStack) -> str:
+    """The URL of a server of our own: JetStream, each write synced before it is acknowledged."""
+    settings = ServerSettings(
+        f"{section.site}-{section.name}"[:63],
+        section.data_directory or section.state_directory / "server",
+        binary=section.server_binary,
+        host=section.listen,
+        client_port=section.client_port,
+        jetstream_bytes_max=section.jetstream_bytes_max,
+    )
+    server = await stack.enter_async_context(EmbeddedServer(settings, rng))
+    return server.client_url
+
+
+async def _link(
+    uplink: UplinkSection,
+    section: GatewaySection,
+    clock: SystemClock,
+    rng: random.Random,
+    stack: AsyncExitStack,
+) -> Link:
+    """An uplink that hears the receipts for every origin."""
+    assert uplink.url is not None, "the configuration was checked"
+    if uplink.kind == "mqtt":
+        broker = _mqtt(uplink, f"holdfast-gateway-{section.name}-{uplink.name}")
+        return await stack.enter_async_context(
+            MqttLink(MqttLinkSettings(uplink.name, broker, None, None), clock, rng)
+        )
+    session = SessionSettings(
+        uplink.name,
+        uplink.urls,
+        uplink.username or "",
+        password(uplink),
+        tls_context(uplink),
+        reconnect_seconds_max=uplink.reconnect_seconds_max,
+    )
+    return await stack.enter_async_context(
+        JetStreamLink(LinkSettings(session, None, None), clock, rng)
+    )
+
+
+def _mqtt(endpoint: UplinkSection | GatewayMqttSection, client_id: str) -> MqttSettings:
+    return MqttSettings(
+        endpoint.host,
+        endpoint.port,
+        client_id,
+        endpoint.username,
+        password(endpoint) or None,
+        tls_context(endpoint),
+    )
+
+
+class _Log:
+    """Tells the log what the gateway observes."""
+
+    def observe(self, event: object) -> None:
+        """Logs one event."""
+        if isinstance(event, Received):
+            _LOGGER.debug("%d batches, %d new records", event.batches, event.records)
+            return
+        severity = getattr(event, "severity", Severity.NOTICE)
+        level = logging.INFO
+        if severity <= Severity.WARNING:
+            level = logging.ERROR if severity <= Severity.ERROR else logging.WARNING
+        _LOGGER.log(level, "%s", event)

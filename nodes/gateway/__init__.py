@@ -1,0 +1,1 @@
+"""The gateway: takes custody for a site, and forwards what it holds."""

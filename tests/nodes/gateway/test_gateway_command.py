@@ -1,0 +1,72 @@
+"""``holdfast gateway``: its configuration, and a real one between an edge's spool and a server."""
+
+from pathlib import Path
+
+import pytest
+
+from nodes import config
+from schemas.errors import ConfigurationInvalid
+
+_SAMPLE = Path("nodes/samples/gateway.toml")
+
+
+def _load(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "gateway.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationInvalid) as wrong:
+        config.load(file, {}).for_gateway()
+    return str(wrong.value)
+
+
+def test_the_sample_is_right() -> None:
+    """It holds what a gateway needs, and printing it tells all keys."""
+    settings = config.load(_SAMPLE, {}).for_gateway()
+    assert settings.gateway.name == "gateway-1"
+    assert settings.gateway.mqtt() is None
+    assert [uplink.name for uplink in settings.uplinks] == ["headquarters"]
+    assert "jetstream_bytes_max" in config.describe(config.load(_SAMPLE, {}))
+
+
+_RIGHT = """
+[gateway]
+site = "demo"
+name = "gw"
+state_directory = "gw"
+"""
+_UPLINK = """
+[[uplinks]]
+name = "hq"
+url = "nats://127.0.0.1:4222"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", r"[gateway] is missing"),
+        (_RIGHT + "embedded = true", "[[uplinks]] is missing"),
+        (_RIGHT + _UPLINK, "edges need a way to it"),
+        (_RIGHT + 'embedded = true\nurl = "nats://127.0.0.1:1"' + _UPLINK, "not both"),
+        (_RIGHT + 'embedded = true\nlisten = "0.0.0.0"' + _UPLINK, "allow_plaintext"),
+        (_RIGHT + 'mqtt_url = "mqtt://far.example:1883"' + _UPLINK, "allow_plaintext"),
+        (_RIGHT + 'mqtt_url = "http://far.example"' + _UPLINK, "mqtt://host:port"),
+        (_RIGHT + 'embedded = true\nbytes_max = "1 MiB"' + _UPLINK, "80 MiB to 1 EiB"),
+        (_RIGHT + "embedded = true\nmax_age_days = 0" + _UPLINK, "hundredth of a day"),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_would_be_right(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    """Each key by name, all of it before anything is started."""
+    assert told in _load(tmp_path, text)
+
+
+def test_a_broker_for_edges_has_the_sections_credentials(tmp_path: Path) -> None:
+    """One user for both ways in."""
+    file = tmp_path / "gateway.toml"
+    broker = 'mqtt_url = "mqtt://127.0.0.1:1884"\nusername = "gw"\n'
+    file.write_text(_RIGHT + broker + _UPLINK, encoding="utf-8")
+    section = config.load(file, {}).for_gateway().gateway
+    mqtt = section.mqtt()
+    assert mqtt is not None
+    assert (mqtt.host, mqtt.port, mqtt.username) == ("127.0.0.1", 1884, "gw")
