@@ -13,9 +13,13 @@ from typer.core import TyperGroup
 __all__ = ["main"]
 
 _BUILT_IN: Final = {
+    "account": "nodes.commands.account:account",
+    "carry": "nodes.commands.carry:app",
     "config": "nodes.commands.check:app",
     "edge": "nodes.commands.edge:edge",
+    "gateway": "nodes.commands.gateway:gateway",
     "headquarters": "nodes.commands.headquarters:headquarters",
+    "links": "nodes.commands.links:links",
     "spool": "nodes.commands.spool:app",
     "watch": "nodes.commands.watch:watch",
 }

@@ -7,11 +7,10 @@ are frozen. ``nodes.config`` reads files and the environment, and says all error
 Secrets never stand in a section: there is the path of a file, which is read when it is needed.
 """
 
-import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,23 +21,30 @@ from pydantic import (
     model_validator,
 )
 
+from nodes.endpoint_section import PLAINTEXT, Endpoint, Identifier, Name, Port, is_loopback
+from nodes.gateway_section import GatewaySection
 from nodes.section import BYTES_MAX, DAY_MS, Milliseconds, Section
 from nodes.spool_section import SpoolSection
+from nodes.transfer_section import TransferSection
+from nodes.uplink_section import UPLINKS_MAX, UplinkSection
 from schemas.errors import ConfigurationInvalid, Refused
 from schemas.limits import (
+    INTAKE_BATCHES_MAX,
     MIB,
     MODEL_FIELDS_MAX,
     SOURCES_MAX,
     TOPIC_BYTES_MAX,
     WINDOW_READINGS_MAX,
 )
-from schemas.topics import check_filter, check_identifier
+from schemas.topics import check_filter
 
 __all__ = [
     "BrokerSection",
     "DecisionSection",
     "EdgeSettings",
     "Endpoint",
+    "GatewaySection",
+    "GatewaySettings",
     "HeadquartersSection",
     "HealthSection",
     "LogSection",
@@ -47,31 +53,6 @@ __all__ = [
     "UplinkSection",
     "is_loopback",
 ]
-
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "nats": 4222, "tls": 4222}
-_PORT_MAX: Final = 65_535
-
-_PLAINTEXT: Final = (
-    "anybody on the network can read and change what is sent without TLS: use a URL with TLS, stay "
-    "on 127.0.0.1, or say allow_plaintext = true"
-)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can be meant."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _identifier(text: str) -> str:
-    try:
-        return check_identifier("it", text)
-    except Refused as refused:
-        raise ValueError(refused.detail) from refused
 
 
 def _filter(text: str) -> str:
@@ -88,9 +69,6 @@ def _range(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-Identifier = Annotated[
-    str, AfterValidator(_identifier), Field(description="1 to 63 of a-z, 0-9, _ and -")
-]
 Filter = Annotated[
     str,
     AfterValidator(_filter),
@@ -98,8 +76,6 @@ Filter = Annotated[
         max_length=TOPIC_BYTES_MAX, description="an MQTT topic filter, such as plant/+/telemetry"
     ),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=256, description="1 to 256 characters")]
-Port = Annotated[int, Field(ge=0, le=_PORT_MAX, description="a port; 0 for a free one")]
 Range = Annotated[
     tuple[float, float],
     AfterValidator(_range),
@@ -120,68 +96,6 @@ class NodeSection(Section):
         float,
         Field(ge=0, le=3600, description="how long ending waits for the backlog, 0 to 3600"),
     ] = 10.0
-
-
-class Endpoint(Section):
-    """What connections have in common: a URL, who we are there, and how far it is trusted."""
-
-    # Before the URL, which is judged by it.
-    allow_plaintext: Annotated[
-        bool, Field(description="true, where TLS is missing on purpose on a network")
-    ] = False
-    url: Annotated[str | None, Field(description="where to connect")] = None
-    ca_file: Annotated[Path | None, Field(description="PEM file that verifies the server")] = None
-    certificate_file: Annotated[Path | None, Field(description="PEM file of our certificate")] = (
-        None
-    )
-    key_file: Annotated[Path | None, Field(description="PEM file of its key")] = None
-    username: Annotated[Name | None, Field(description="who we are there")] = None
-    password_file: Annotated[
-        Path | None,
-        Field(description="a file that holds the password and that others cannot read"),
-    ] = None
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: str | None, others: ValidationInfo) -> str | None:
-        if url is not None:
-            plain, _ = cls._schemes()
-            parts = _split(url, cls._schemes())
-            exposed = parts.scheme == plain and not is_loopback(parts.hostname or "")
-            if exposed and not others.data.get("allow_plaintext"):
-                raise ValueError(_PLAINTEXT)
-        return url
-
-    @classmethod
-    def _schemes(cls) -> tuple[str, str]:
-        """The plain scheme and the one with TLS."""
-        return "nats", "tls"
-
-    @model_validator(mode="after")
-    def _check_files(self) -> Self:
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("certificate_file and key_file go together")
-        if self.url is not None and not self.tls and (self.ca_file or self.certificate_file):
-            raise ValueError(f"ca_file and certificate_file need a URL of {self._schemes()[1]}://")
-        return self
-
-    @property
-    def tls(self) -> bool:
-        """Whether the URL asks for TLS."""
-        return self.url is not None and urlsplit(self.url).scheme == self._schemes()[1]
-
-    @property
-    def host(self) -> str:
-        """The URL's host; this machine where there is no URL."""
-        return (self.url and urlsplit(self.url).hostname) or "127.0.0.1"
-
-    @property
-    def port(self) -> int:
-        """The URL's port, or the one that belongs to its scheme; 0 where there is no URL."""
-        if self.url is None:
-            return 0
-        parts = urlsplit(self.url)
-        return parts.port or _PORTS[parts.scheme]
 
 
 class BrokerSection(Endpoint):
@@ -210,8 +124,8 @@ class BrokerSection(Endpoint):
     ] = 3600
 
     @classmethod
-    def _schemes(cls) -> tuple[str, str]:
-        return "mqtt", "mqtts"
+    def _schemes(cls) -> Mapping[str, bool]:
+        return {"mqtt": True, "mqtts": False}
 
     @model_validator(mode="after")
     def _check_choice(self) -> Self:
@@ -300,22 +214,6 @@ class DecisionSection(Section):
         return self
 
 
-class UplinkSection(Endpoint):
-    """One way upstream, to a NATS server with JetStream."""
-
-    name: Identifier
-    reconnect_seconds_max: Annotated[
-        float,
-        Field(ge=0.25, le=3600, description="longest pause between attempts, 0.25 to 3600"),
-    ] = 15.0
-
-    @model_validator(mode="after")
-    def _check_there(self) -> Self:
-        if self.url is None:
-            raise ValueError('url is missing: "nats://host:4222" or "tls://host:4222"')
-        return self
-
-
 class HeadquartersSection(Endpoint):
     """The receiving end: its server, and where it keeps what has come."""
 
@@ -341,13 +239,34 @@ class HeadquartersSection(Endpoint):
     linger_seconds: Annotated[
         float, Field(ge=0, le=3600, description="how long arrivals gather for one file, 0 to 3600")
     ] = 2.0
+    worker: Annotated[
+        Identifier, Field(description="this worker's name; each on one archive has its own")
+    ] = "main"
+    replicas: Annotated[
+        int, Field(ge=1, le=5, description="servers that keep a new stream, 1 to 5")
+    ] = 1
+    stream_bytes_max: Annotated[
+        ByteSize,
+        Field(ge=64 * MIB, le=BYTES_MAX, description="what may wait before the stream refuses"),
+    ] = ByteSize(512 * MIB)
+    ack_seconds: Annotated[
+        float,
+        Field(
+            ge=5, le=3600, description="after how long what a worker took comes again, 5 to 3600"
+        ),
+    ] = 60.0
+    ack_pending_max: Annotated[
+        int, Field(ge=1, le=65_536, description="batches out at all workers together, 1 to 65536")
+    ] = 4 * INTAKE_BATCHES_MAX
 
     @model_validator(mode="after")
     def _check_choice(self) -> Self:
+        if self.embedded and self.stream_bytes_max > self.jetstream_bytes_max:
+            raise ValueError("stream_bytes_max is more than jetstream_bytes_max, which holds it")
         if self.embedded == (self.url is not None):
             raise ValueError('either embedded = true or url = "nats://…", one of the two')
         if self.embedded and not is_loopback(self.listen) and not self.allow_plaintext:
-            raise ValueError(f"listen = {self.listen!r}: {_PLAINTEXT}")
+            raise ValueError(f"listen = {self.listen!r}: {PLAINTEXT}")
         return self
 
 
@@ -376,9 +295,12 @@ class Settings(Section):
     spool: SpoolSection = SpoolSection.model_validate({})
     decisions: Annotated[tuple[DecisionSection, ...], Field(max_length=64)] = ()
     uplinks: Annotated[
-        tuple[UplinkSection, ...], Field(max_length=1, description="at most one, for now")
+        tuple[UplinkSection, ...],
+        Field(max_length=UPLINKS_MAX, description=f"at most {UPLINKS_MAX} tables"),
     ] = ()
+    transfer: TransferSection = TransferSection.model_validate({})
     headquarters: HeadquartersSection | None = None
+    gateway: GatewaySection | None = None
     log: LogSection = LogSection()
     health: HealthSection = HealthSection()
 
@@ -428,6 +350,7 @@ class Settings(Section):
             self.spool,
             self.decisions,
             self.uplinks,
+            self.transfer,
             self.log,
             self.health,
         )
@@ -444,6 +367,31 @@ class Settings(Section):
             )
         return self.headquarters
 
+    def for_gateway(self) -> "GatewaySettings":
+        """The sections that a gateway needs.
+
+        Raises:
+            ConfigurationInvalid: which are missing.
+        """
+        problems = []
+        if self.gateway is None:
+            problems.append("[gateway] is missing: site, name, and embedded = true or url")
+        if not self.uplinks:
+            problems.append("[[uplinks]] is missing: a gateway needs a way to the next holder")
+        if problems or self.gateway is None:
+            raise ConfigurationInvalid(tuple(problems))
+        return GatewaySettings(self.gateway, self.uplinks, self.transfer, self.log)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What ``holdfast gateway`` needs, and all of it is there."""
+
+    gateway: GatewaySection
+    uplinks: tuple[UplinkSection, ...]
+    transfer: TransferSection
+    log: LogSection
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
@@ -454,25 +402,6 @@ class EdgeSettings:
     spool: SpoolSection
     decisions: tuple[DecisionSection, ...]
     uplinks: tuple[UplinkSection, ...]
+    transfer: TransferSection
     log: LogSection
     health: HealthSection
-
-
-def _split(url: str, schemes: tuple[str, str]) -> SplitResult:
-    """The parts of a URL of one of two schemes.
-
-    Raises:
-        ValueError: what would be right. The URL is not in it: it may hold a password.
-    """
-    right = f"{schemes[0]}://host:port or {schemes[1]}://host:port would be right"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as wrong:
-        raise ValueError(right) from wrong
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(f"no user and password in a URL: use username and password_file; {right}")
-    rest = parts.path.strip("/") or parts.query or parts.fragment
-    if parts.scheme not in schemes or not parts.hostname or rest or port == 0:
-        raise ValueError(right)
-    return parts

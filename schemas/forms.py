@@ -8,7 +8,7 @@ bytes.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from enum import Enum
 from operator import attrgetter
 from typing import Any, Final, TypeVar
@@ -196,12 +196,23 @@ def _plain_ranges(ranges: Ranges) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The fields of one kind in their order on the wire."""
+    """The fields of one kind in their order on the wire.
+
+    Args:
+        kind: of the message.
+        version: of its layout.
+        cls: its class.
+        fields: how each is written.
+        tail: so many of the last fields have a default, and are left out where all that follow have
+            theirs too. So a field can be added without a version: what was written before it is
+            still canonical, and says the default.
+    """
 
     kind: int
     version: int
     cls: type
     fields: tuple[tuple[str, Form], ...]
+    tail: int = 0
 
     def form(self) -> Form:
         """As a field within another message: an array without kind and version."""
@@ -222,14 +233,33 @@ class Layout:
                 values[index] = write(values[index])
             return tuple(values)
 
-        return write_all
+        if not self.tail:
+            return write_all
+        always = len(self.fields) - self.tail
+        tail = [(name, self._default(name)) for name, _ in self.fields[always:]]
+
+        def write_short(message: object) -> tuple[object, ...]:
+            said = [getattr(message, name) != default for name, default in tail]
+            while said and not said[-1]:
+                said.pop()
+            return write_all(message)[: always + len(said)]
+
+        return write_short
+
+    def _default(self, name: str) -> object:
+        declared = self.cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
+        if declared.default_factory is not MISSING:
+            return declared.default_factory()
+        assert declared.default is not MISSING, f"{self.cls.__name__}.{name} has a default"
+        return declared.default
 
     def parse(self, raw: object) -> Any:  # noqa: ANN401 - the class is data of the table
         """The message whose plain fields these are."""
-        if type(raw) is not list or len(raw) != len(self.fields):
-            raise wrong(raw, f"an array of {len(self.fields)} for {self.cls.__name__}")
+        most = len(self.fields)
+        if type(raw) is not list or not most - self.tail <= len(raw) <= most:
+            raise wrong(raw, f"an array of {most} for {self.cls.__name__}")
         values = {}
-        for (name, form), item in zip(self.fields, raw, strict=True):
+        for (name, form), item in zip(self.fields[: len(raw)], raw, strict=True):
             try:
                 values[name] = form.parse(item)
             except Refused as refused:
@@ -238,9 +268,9 @@ class Layout:
         return self.cls(**values)
 
 
-def layout(kind: int, cls: type, /, **fields: Form) -> Layout:
+def layout(kind: int, cls: type, tail: int = 0, /, **fields: Form) -> Layout:
     """A layout in version 1, its fields in the order in which they are given."""
-    return Layout(kind, 1, cls, tuple(fields.items()))
+    return Layout(kind, 1, cls, tuple(fields.items()), tail)
 
 
 SEQ: Final = integer(0, SEQ_MAX)

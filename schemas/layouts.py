@@ -33,10 +33,12 @@ from schemas.forms import (
 from schemas.limits import (
     BATCH_BYTES_MAX,
     BATCH_RAW_BYTES_MAX,
+    CUSTODY_JOURNALS_MAX,
     DECISION_REASONS_MAX,
     DECISION_VALUES_MAX,
     EXTENSIONS_MAX,
     FRAMES_PER_BATCH_MAX,
+    HOLDERS_MAX,
     IDENTIFIER_CHARS_MAX,
     LEDGER_FILES_MAX,
     LEDGER_LANES_MAX,
@@ -65,6 +67,9 @@ from schemas.messages import (
 from schemas.stored import (
     Closed,
     Cursor,
+    CustodyHead,
+    CustodyLane,
+    CustodyRelease,
     JournalHeader,
     LaneLedger,
     LaneMark,
@@ -132,6 +137,7 @@ _PAST: Final = layout(0, PastEpoch, epoch=_EPOCH, lanes=_LANES, changed=UINT64).
 _LANE_LEDGER: Final = layout(
     0,
     LaneLedger,
+    3,
     site=_NAME,
     node=_NAME,
     epoch=_EPOCH,
@@ -144,6 +150,9 @@ _LANE_LEDGER: Final = layout(
     chain_at=SEQ,
     duplicates=COUNT,
     seen_wall_ns=TIME,
+    released=mapping(_NAME, SEQ, HOLDERS_MAX),
+    stated_wall_ns=TIME,
+    disputed=RANGES,
 ).form()
 
 LAYOUTS: Final = (
@@ -302,5 +311,35 @@ LAYOUTS: Final = (
         receipts=COUNT,
         lanes=sequence(_LANE_LEDGER, LEDGER_LANES_MAX),
         files=sequence(_LABEL, LEDGER_FILES_MAX),
+    ),
+    layout(
+        40,
+        CustodyHead,
+        store=_ID,
+        holder=_NAME,
+        life=_EPOCH,
+        machine=_ID,
+        number=COUNT,
+        wall_ns=TIME,
+        lanes=COUNT,
+        ends=mapping(_NAME, COUNT, CUSTODY_JOURNALS_MAX),
+    ),
+    layout(
+        41,
+        CustodyLane,
+        ledger=_LANE_LEDGER,
+        released=RANGES,
+        holders=mapping(_NAME, SEQ, HOLDERS_MAX),
+    ),
+    layout(
+        42,
+        CustodyRelease,
+        site=_NAME,
+        node=_NAME,
+        epoch=_EPOCH,
+        lane=_LANE,
+        numbers=RANGES,
+        holder=_NAME,
+        mark=SEQ,
     ),
 )

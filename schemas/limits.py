@@ -12,8 +12,19 @@ __all__ = [
     "BATCH_RAW_BYTES_MAX",
     "BLOCK_BYTES",
     "BROKER_GROUP_MESSAGES_MAX",
+    "CARRIED_FILES_MAX",
+    "CARRIED_MANIFESTS_MAX",
+    "CARRIED_NODES_MAX",
+    "CARRIED_RECEIPTS_MAX",
     "COMMIT_GROUP_BYTES_MAX",
     "CURSOR_BYTES_MAX",
+    "CUSTODY_BATCHES_MAX",
+    "CUSTODY_GROUP_BYTES_MAX",
+    "CUSTODY_JOURNALS_MAX",
+    "CUSTODY_JOURNAL_BYTES_MAX",
+    "CUSTODY_LANES_MAX",
+    "CUSTODY_LANE_BYTES_MAX",
+    "CUSTODY_SPANS_MAX",
     "DECISION_REASONS_MAX",
     "DECISION_VALUES_MAX",
     "DIRECTORY_ENTRIES_MAX",
@@ -32,6 +43,7 @@ __all__ = [
     "LEDGER_FILES_MAX",
     "LEDGER_LANES_MAX",
     "LEDGER_SPANS_MAX",
+    "MANIFEST_BYTES_MAX",
     "MIB",
     "MODEL_BYTES_MAX",
     "MODEL_FIELDS_MAX",
@@ -39,6 +51,8 @@ __all__ = [
     "NESTING_DEPTH_MAX",
     "NUMBERS_RESERVED",
     "PARTITIONS",
+    "PARTS_MAX",
+    "PART_BYTES_MIN",
     "PAST_EPOCHS_MAX",
     "PENDING_BYTES_MAX",
     "PUBLISH_QUEUE_BYTES_MAX",
@@ -50,6 +64,7 @@ __all__ = [
     "RECORDS_PER_FRAME_MAX",
     "RECORD_BYTES_MAX",
     "SEND_WINDOW_BATCHES",
+    "SEQ_JUMP_MAX",
     "SEQ_MAX",
     "SOURCES_MAX",
     "SPARE_BYTES_MIN",
@@ -114,13 +129,32 @@ BATCH_BYTES_MAX: Final = 288 * KIB
 
 # The transfer.
 SEND_WINDOW_BATCHES: Final = 16
+PART_BYTES_MIN: Final = 512
 INTAKE_BATCHES_MAX: Final = 256
 RECEIPT_BYTES_MAX: Final = 256 * KIB
 PARTITIONS: Final = 256
+PARTS_MAX: Final = 1024
 LEDGER_LANES_MAX: Final = 8192
 LEDGER_FILES_MAX: Final = 1024
 LEDGER_SPANS_MAX: Final = 2048
 INGEST_RAW_BYTES_MAX: Final = 8 * MIB
+SEQ_JUMP_MAX: Final = 2**48
+
+# What a gateway holds for others.
+CUSTODY_BATCHES_MAX: Final = 262_144
+CUSTODY_GROUP_BYTES_MAX: Final = 4 * MIB
+CUSTODY_JOURNALS_MAX: Final = 4096
+CUSTODY_JOURNAL_BYTES_MAX: Final = 16 * MIB
+CUSTODY_LANES_MAX: Final = 65_536
+CUSTODY_LANE_BYTES_MAX: Final = 128 * KIB
+CUSTODY_SPANS_MAX: Final = 131_072
+
+# The carried directory. A folder of FAT holds 65,536 entries, and a long name takes several.
+CARRIED_FILES_MAX: Final = 8192
+CARRIED_MANIFESTS_MAX: Final = 64
+CARRIED_NODES_MAX: Final = 4096
+CARRIED_RECEIPTS_MAX: Final = 1024
+MANIFEST_BYTES_MAX: Final = 4 * MIB
 
 assert RECORD_BYTES_MAX <= FRAME_BODY_BYTES_MAX, "a record fits into a frame"
 assert FRAME_BODY_BYTES_MAX <= BATCH_RAW_BYTES_MAX, "a frame fits into a batch"
@@ -138,12 +172,20 @@ assert 2 * PAST_EPOCHS_MAX * 7 * 18 * EXPLAINED_SPANS_MAX <= STORE_BYTES_MAX // 
 assert JOURNAL_HEADER_BYTES_MAX + RECORD_BYTES_MAX <= SPARE_BYTES_MIN, (
     "a full disk leaves room to state a loss"
 )
+assert PART_BYTES_MIN <= BATCH_BYTES_MAX, "a batch is at least one part"
+assert 2 * 18 * LEDGER_SPANS_MAX + 2 * KIB <= CUSTODY_LANE_BYTES_MAX, (
+    "what is held of a lane, and what was released, fits into an entry"
+)
+assert BATCH_BYTES_MAX <= CUSTODY_GROUP_BYTES_MAX <= CUSTODY_JOURNAL_BYTES_MAX, (
+    "a batch fits into a group, and a group into a journal of custody"
+)
 assert LEDGER_SPANS_MAX <= RANGES_MAX, "what a ledger holds can be written"
 assert COMMIT_GROUP_BYTES_MAX <= JOURNAL_BYTES_MAX, "a group fits into a journal"
 assert COMMIT_GROUP_BYTES_MAX <= PENDING_BYTES_MAX, "a group can be waiting"
 assert BATCH_BYTES_MAX < MIB, (
     "a batch is one message of a nats-server at its default limit of 1 MiB"
 )
+assert BATCH_BYTES_MAX <= PARTS_MAX * PART_BYTES_MIN, "the parts of a batch can be counted"
 assert READING_BYTES_MAX <= PUBLISH_QUEUE_BYTES_MAX, "what was read can be said"
 assert 2 * RANGES_MAX * 9 <= CURSOR_BYTES_MAX, (
     "a full set of ranges, nine bytes a bound, fits into a cursor"

@@ -1,8 +1,8 @@
 """What holders write about themselves: a spool's identity, numbers and cursor; a receiver's ledger.
 
 These are not records: they have no identity and never leave the node. ``schemas.wire`` writes them
-as it writes records; ``mesh.spool`` and ``nodes.headquarters`` say where they stand and when they
-are durable.
+as it writes records; ``mesh.spool``, ``mesh.transfer.custody`` and ``nodes.headquarters`` say where
+they stand and when they are durable.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ from schemas.ranges import Ranges
 __all__ = [
     "Closed",
     "Cursor",
+    "CustodyHead",
+    "CustodyLane",
+    "CustodyRelease",
     "JournalHeader",
     "LaneLedger",
     "LaneMark",
@@ -164,6 +167,10 @@ class LaneLedger:
         chain_at: the number up to which ``chain`` holds.
         duplicates: how many numbers came again.
         seen_wall_ns: when something last came, UTC.
+        released: up to where each holder had released the origin, by the holder's name, as its
+            newest account says.
+        stated_wall_ns: when the origin made that account, by its own clock.
+        disputed: numbers under which other records were offered than those that are held.
     """
 
     site: str
@@ -178,6 +185,9 @@ class LaneLedger:
     chain_at: int = 0
     duplicates: int = 0
     seen_wall_ns: int = 0
+    released: Mapping[str, int] = field(default_factory=dict)
+    stated_wall_ns: int = 0
+    disputed: Ranges = field(default_factory=Ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +209,66 @@ class PartitionLedger:
     receipts: int = 0
     lanes: tuple[LaneLedger, ...] = ()
     files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyHead:
+    """The head of a journal of custody.
+
+    Args:
+        store: id of the store, 16 bytes.
+        holder: whose custody it is.
+        life: the holder's life; another one means that something it had stated is lost.
+        machine: 16 bytes that name the machine it lives on.
+        number: of this journal; the same as in its name.
+        wall_ns: when it was begun, UTC.
+        lanes: how many lanes follow it.
+        ends: up to where each older journal counts, by its number.
+    """
+
+    store: bytes
+    holder: str
+    life: Epoch
+    machine: bytes
+    number: int
+    wall_ns: int
+    lanes: int
+    ends: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyLane:
+    """How one lane stands when a journal of custody begins.
+
+    Args:
+        ledger: what is held of it, here or further on.
+        released: which of that the next holder has.
+        holders: up to where each next holder has released.
+    """
+
+    ledger: LaneLedger
+    released: Ranges = field(default_factory=Ranges)
+    holders: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyRelease:
+    """The next holder has these numbers durably.
+
+    Args:
+        site: the origin's site.
+        node: the origin.
+        epoch: the life of its spool.
+        lane: the lane.
+        numbers: which numbers.
+        holder: who said so.
+        mark: up to where that holder has released.
+    """
+
+    site: str
+    node: str
+    epoch: Epoch
+    lane: Lane
+    numbers: Ranges
+    holder: str
+    mark: int

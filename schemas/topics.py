@@ -2,6 +2,7 @@
 
 Local topics have six levels, ``mesh/v1/<site>/<node>/<channel>/<name>``; upstream subjects say the
 same words with dots, ``mesh.v1.<site>.<node>.up.<lane>`` and ``mesh.v1.<site>.<node>.down.<name>``.
+At an upstream MQTT broker a subject is a topic: slashes take the place of its dots.
 An identifier matches ``[a-z0-9][a-z0-9_-]{0,62}``: no wildcard, separator, blank or letter case can
 hide in it, so it is safe in a path, a topic and a subject. Sensors keep topics of their own, which
 only have to be valid MQTT topics (MQTT 3.1.1, section 4.7).
@@ -17,15 +18,21 @@ from schemas.errors import Refused, RefusedBecause
 from schemas.limits import TOPIC_BYTES_MAX
 
 __all__ = [
+    "RECEIPT_PREFIX",
     "Channel",
     "LocalTopic",
+    "PartSubject",
     "Subject",
     "check_filter",
     "check_identifier",
     "check_topic",
     "is_identifier",
     "matches",
+    "upstream_filter",
 ]
+
+RECEIPT_PREFIX: Final = "receipt-"
+"""The name under which a receipt goes down is this and its lane."""
 
 _IDENTIFIER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PREFIX: Final = ("mesh", "v1")
@@ -129,6 +136,80 @@ class Subject:
                 f"subject {text!r} is not mesh.v1.<site>.<node>.<way>.<name>",
             )
         return cls(*tokens[2:])
+
+    @property
+    def topic(self) -> str:
+        """The same words with slashes: where an upstream MQTT broker has it."""
+        return "/".join((*_PREFIX, self.site, self.node, self.way, self.name))
+
+    @classmethod
+    def parse_topic(cls, text: str) -> "Subject":
+        """The subject whose ``topic`` the text is.
+
+        Raises:
+            Refused: ``bad_name``, when it is none of ours.
+        """
+        levels = text.split("/")
+        if len(levels) != _LEVELS or tuple(levels[:2]) != _PREFIX:
+            raise Refused(
+                RefusedBecause.BAD_NAME,
+                f"topic {text[:80]!r} is not mesh/v1/<site>/<node>/<way>/<name>",
+            )
+        return cls(*levels[2:])
+
+
+def upstream_filter(way: str, site: str | None, node: str | None) -> str:
+    """The MQTT filter of all that goes one way.
+
+    Args:
+        way: ``up`` or ``down``.
+        site: of one site; ``None`` for every site.
+        node: of one node; ``None`` for every node.
+
+    Raises:
+        Refused: ``bad_name``, when site or node is no identifier.
+    """
+    for what, name in (("site", site), ("node", node)):
+        if name is not None:
+            check_identifier(what, name)
+    return "/".join((*_PREFIX, site or "+", node or "+", way, "+"))
+
+
+@dataclass(frozen=True, slots=True)
+class PartSubject:
+    """Where a part of a batch waits for the others.
+
+    ``mesh.v1.<site>.<node>.part.<digest>.<offset>``, the digest in hex.
+
+    Args:
+        site: of the batch's origin.
+        node: the batch's origin.
+        digest: of the batch, 32 bytes.
+
+    Raises:
+        Refused: ``bad_name``, when site or node is not an identifier.
+    """
+
+    site: str
+    node: str
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        for what, value in (("site", self.site), ("node", self.node)):
+            check_identifier(what, value)
+
+    def at(self, offset: int) -> str:
+        """The subject of the part that begins at an offset."""
+        return f"{self._stem}.{offset}"
+
+    @property
+    def every(self) -> str:
+        """The subjects of all parts of the batch."""
+        return f"{self._stem}.*"
+
+    @property
+    def _stem(self) -> str:
+        return ".".join((*_PREFIX, self.site, self.node, "part", self.digest.hex()))
 
 
 def is_identifier(text: str) -> bool:

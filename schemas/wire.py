@@ -32,13 +32,26 @@ from schemas.messages import BatchHeader, Receipt, Record
 from schemas.stored import (
     Closed,
     Cursor,
+    CustodyHead,
+    CustodyLane,
+    CustodyRelease,
     JournalHeader,
     PartitionLedger,
     Reserved,
     StoreIdentity,
 )
 
-__all__ = ["Message", "decode", "decode_as", "encode", "kind_of", "split", "unpack_plain"]
+__all__ = [
+    "Message",
+    "bounds",
+    "decode",
+    "decode_as",
+    "encode",
+    "kind_of",
+    "split",
+    "unpack_many",
+    "unpack_plain",
+]
 
 Message = (
     Record
@@ -50,6 +63,9 @@ Message = (
     | Closed
     | Cursor
     | PartitionLedger
+    | CustodyHead
+    | CustodyLane
+    | CustodyRelease
 )
 
 _M = TypeVar("_M")
@@ -136,21 +152,63 @@ def split(body: bytes, count: int) -> list[bytes]:
     Raises:
         Refused: ``malformed``, when there are more or fewer, or one is broken.
     """
+    return [body[start:stop] for start, stop in pairwise(bounds(body, count))]
+
+
+def bounds(body: bytes, count: int) -> list[int]:
+    """Where the records of a body begin, and where the last one ends, without reading them.
+
+    Args:
+        body: messages one after another.
+        count: how many there must be.
+
+    Raises:
+        Refused: ``malformed``, when there are more or fewer, or one is broken.
+    """
     unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
     unpacker.feed(body)
-    bounds = [0]
+    skip, tell = unpacker.skip, unpacker.tell
+    found = [0]
     try:
         for _ in range(count):
-            unpacker.skip()
-            bounds.append(unpacker.tell())
+            skip()
+            found.append(tell())
     except (ValueError, msgpack.exceptions.UnpackException) as broken:
-        where = f"record {len(bounds) - 1} of {count} at byte {bounds[-1]}"
+        where = f"record {len(found) - 1} of {count} at byte {found[-1]}"
         raise Refused(RefusedBecause.MALFORMED, f"{where} is broken or missing") from broken
-    if bounds[-1] != len(body):
+    if found[-1] != len(body):
         raise Refused(
-            RefusedBecause.MALFORMED, f"{len(body) - bounds[-1]} bytes after {count} records"
+            RefusedBecause.MALFORMED, f"{len(body) - found[-1]} bytes after {count} records"
         )
-    return [body[start:stop] for start, stop in pairwise(bounds)]
+    return found
+
+
+def unpack_many(body: bytes) -> list[object]:
+    """What messages one after another say in plain words, in one go, unchecked.
+
+    For those who want columns of many records: whatever is odd about a record is theirs to find,
+    and ``decode`` is what judges it.
+
+    Args:
+        body: messages one after another; the caller bounds its length.
+
+    Returns:
+        For each its plain value; maps as lists of pairs, in their order.
+
+    Raises:
+        Refused: ``malformed``: one of them is not msgpack, or text that is not UTF-8.
+    """
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=max(len(body), 1),
+        strict_map_key=True,
+        ext_hook=_refuse_extension,
+        object_pairs_hook=list,
+    )
+    unpacker.feed(body)
+    try:
+        return list(unpacker)
+    except (ValueError, msgpack.exceptions.UnpackException) as broken:
+        raise Refused(RefusedBecause.MALFORMED, f"not msgpack: {str(broken)[:120]}") from broken
 
 
 def unpack_plain(data: bytes) -> object:

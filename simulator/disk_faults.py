@@ -119,6 +119,12 @@ class DiskFaults:
         """Lets so many more changes happen, syncs included; each later call raises ``PowerCut``."""
         self._changes_left = after
 
+    def heal(self) -> None:
+        """Forgets all that was planted: from now on every call does what it should."""
+        self._planted.clear()
+        self._changes_left = None
+        self.read_only = False
+
     def begin(self, operation: OperationName, path: str, size: int = 0) -> None:
         """Records a call, and raises what is planted for it.
 

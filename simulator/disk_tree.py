@@ -115,9 +115,12 @@ class Content:
         while done < len(data):
             page, start = divmod(offset + done, PAGE_BYTES)
             piece = data[done : done + PAGE_BYTES - start]
-            old = self.pages[page]
-            self.pages[page] = old[:start] + piece + old[start + len(piece) :]
             done += len(piece)
+            if len(piece) < PAGE_BYTES:
+                old = self.pages[page]
+                piece = old[:start] + piece + old[start + len(piece) :]
+            # Files are allocated as zeros: all of those share one page.
+            self.pages[page] = _ZEROS if piece == _ZEROS else piece
 
     def resize(self, length: int) -> None:
         """Cuts, or adds zeros."""

@@ -72,6 +72,14 @@ class MemoryLedgerStore:
         await self._travel(partition, lost_back)
         raise Conflict(f"partition {partition} is at version {found}, no longer at {version}")
 
+    def peek(self, partition: int) -> Stored:
+        """The newest state, for who looks on: at once, and whatever the store's manners are."""
+        return self._stored.get(partition, Stored())
+
+    def wipe(self) -> None:
+        """All states are gone, as with the folder of the store."""
+        self._stored.clear()
+
     def _fate(self) -> tuple[bool, bool]:
         lost = self._rng.random() < self.loss
         there = self._rng.random() < _HALF

@@ -2,31 +2,36 @@
 
 It behaves as JetStream does between a node and its headquarters, with worse manners: a bounded
 queue that refuses when it is full and delivers again what was not acknowledged; the newest receipt
-of each (site, node, lane) kept for whoever connects; and between the two a path that delays, loses,
-repeats and so reorders messages, breaks openly (``cut``) or in silence (``silence``).
+of each (site, node, lane) kept for whoever connects; and between the two a path for each node that
+delays, loses, repeats and so reorders messages, lets only so many bytes a second through, breaks
+openly (``cut``) or in silence (``silence``: half-open, nobody is told).
 
 Everything random comes from one generator and every wait is a timer of the running loop, so on
-virtual time one seed replays exactly. All is bounded: the queue by bytes, what is under way by each
-link's window, unread receipts by the number of lanes.
+virtual time one seed replays exactly. A path that is closed costs no timers: its links wait for it,
+and come back jittered as if they had tried all along. All is bounded: the queue by bytes, what is
+under way by each link's window, unread receipts by the number of lanes.
 """
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from mesh.ports import Accepted, Arrival, Clock, LinkState, Part, Refusal
 from schemas.errors import LinkDown, Refused, RefusedBecause
-from schemas.limits import BATCH_BYTES_MAX, INTAKE_BATCHES_MAX
+from schemas.limits import BATCH_BYTES_MAX
 from schemas.messages import Receipt
 from schemas.topics import Subject
+from simulator.link_queue import ArrivalQueue
 
 __all__ = ["NetworkSettings", "SimIntake", "SimLink", "SimNetwork"]
 
 _MIB = 1024 * 1024
+
+_Key = tuple[str, str, str]
+_BACKOFFS_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class NetworkSettings:
         delay_seconds_max: the most; unequal delays are what reorders.
         loss: chance that a message, or its answer, or word of a receipt, is lost.
         repetition: chance that a part arrives twice.
+        bytes_per_second: what a path lets through; ``None`` for all there is.
         send_seconds: how long a link awaits the answer to a part.
         window_parts_max: how many parts of one link may be under way.
         ping_seconds: a silent path is noticed within twice this.
@@ -52,6 +58,7 @@ class NetworkSettings:
     delay_seconds_max: float = 0.05
     loss: float = 0.0
     repetition: float = 0.0
+    bytes_per_second: float | None = None
     send_seconds: float = 20.0
     window_parts_max: int = 64
     ping_seconds: float = 5.0
@@ -62,13 +69,29 @@ class NetworkSettings:
     ack_seconds: float = 60.0
 
 
+@dataclass(slots=True)
+class _Path:
+    """One way to the far end: how it stands, how it behaves, and the links that wait for it."""
+
+    cut: bool = False
+    silent: bool = False
+    settings: NetworkSettings | None = None
+    free_at: float = 0.0
+    links: "dict[int, SimLink]" = field(default_factory=dict)
+    waiting: "dict[int, tuple[SimLink, float]]" = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return not self.cut and not self.silent
+
+
 class SimNetwork:
     """The far end and the paths to it. Makes links and intakes; breaks and mends what is between.
 
     Args:
         clock: for the time of changes.
         rng: decides all that is random.
-        settings: how it behaves; may be replaced while it runs, through ``settings``.
+        settings: how each path behaves that has no manners of its own (``alter``), and the queue.
     """
 
     def __init__(
@@ -77,94 +100,174 @@ class SimNetwork:
         self.clock = clock
         self.rng = rng
         self.settings = settings or NetworkSettings()
-        self.queue = _Queue(self)
-        self.newest: dict[tuple[str, str, str], Receipt] = {}
-        self._links: list[SimLink] = []
-        self._cut: set[str] = set()
-        self._silent: set[str] = set()
+        self.queue = ArrivalQueue(
+            self.settings.queue_bytes_max, self.settings.full_seconds, self.settings.ack_seconds
+        )
+        self.receipts: dict[tuple[str, str], dict[str, Receipt]] = {}
+        """The newest of each lane, by site and node."""
+        self._paths: dict[str, _Path] = {}
+        self._listeners: dict[tuple[str, str] | None, dict[int, SimLink]] = {}
+        self._numbers = 0
 
     def __repr__(self) -> str:
-        return f"<SimNetwork cut={sorted(self._cut)} silent={sorted(self._silent)} {self.queue}>"
+        closed = sorted(name for name, path in self._paths.items() if not path.is_open)
+        return f"<SimNetwork closed={closed} {self.queue}>"
 
-    def link(self, site: str, node: str, name: str = "up") -> "SimLink":
-        """A link of a node; its path is called by the node's name."""
-        link = SimLink(self, site, node, name)
-        self._links.append(link)
-        return link
+    def link(
+        self, site: str | None, node: str | None, name: str = "up", *, path: str = ""
+    ) -> "SimLink":
+        """A link of a node, or of a gateway, which hears the receipts of all.
+
+        Args:
+            site: whose receipts it hears; ``None`` for those of all.
+            node: the same.
+            name: as configured.
+            path: which way it goes; the one called by the node's name where none is said.
+        """
+        self._numbers += 1
+        origin = None if site is None or node is None else (site, node)
+        return SimLink(self, origin, name, path or node or name, self._numbers)
 
     def intake(self, name: str = "intake") -> "SimIntake":
         """A receiving end; several share the work. Its own path can be cut by its name."""
         return SimIntake(self, name)
 
-    def cut(self, path: str) -> None:
+    def path(self, name: str) -> _Path:
+        """How a path stands; a good one where nothing was said of it."""
+        found = self._paths.get(name)
+        if found is None:
+            found = self._paths[name] = _Path()
+        return found
+
+    def cut(self, name: str) -> None:
         """Breaks a path so that both ends see it at once."""
-        self._cut.add(path)
-        for link in self._of(path):
+        path = self.path(name)
+        path.cut = True
+        for link in list(path.links.values()):
             link.drop("cut off")
 
-    def silence(self, path: str) -> None:
+    def silence(self, name: str) -> None:
         """Swallows all that crosses a path; nobody is told."""
-        self._silent.add(path)
-        for link in self._of(path):
+        path = self.path(name)
+        path.silent = True
+        for link in path.links.values():
             self.after(self.settings.ping_seconds * self.rng.uniform(1, 2), link.notice_silence)
 
-    def mend(self, path: str) -> None:
+    def mend(self, name: str) -> None:
         """Lets messages pass again; a link that went down comes up again by itself."""
-        self._cut.discard(path)
-        self._silent.discard(path)
+        path = self.path(name)
+        path.cut = path.silent = False
+        now = asyncio.get_running_loop().time()
+        waiting, path.waiting = path.waiting, {}
+        for link, since in waiting.values():
+            # It would have tried all the time, at pauses that grew: the next try is anywhere in it.
+            settings = self.settings
+            longest = max(settings.reconnect_seconds_min, now - since)
+            link.retry(self.rng.random() * min(settings.reconnect_seconds_max, longest))
         self.queue.wake()
 
-    def is_open(self, path: str) -> bool:
-        """Whether messages pass."""
-        return path not in self._cut and path not in self._silent
+    def alter(self, name: str, settings: NetworkSettings | None) -> None:
+        """Gives a path manners of its own; ``None`` gives it those of the network again."""
+        path = self.path(name)
+        path.settings = settings
+        path.free_at = 0.0
 
-    def is_silent(self, path: str) -> bool:
-        """Whether a path swallows messages."""
-        return path in self._silent
+    def is_open(self, name: str) -> bool:
+        """Whether messages pass."""
+        return self.path(name).is_open
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Calls back on the running loop."""
         asyncio.get_running_loop().call_later(seconds, act)
 
-    def carry(self, act: Callable[[], None]) -> None:
-        """A message on its way: it arrives once, or not at all."""
-        if self.rng.random() >= self.settings.loss:
-            self.after(self.delay(), act)
+    def carry(self, name: str, act: Callable[[], None], size: int = 0) -> None:
+        """A message on its way: it arrives once, or not at all.
+
+        Args:
+            name: of the path.
+            act: what its arrival does.
+            size: bytes that wait for their turn where the path is narrow.
+        """
+        path = self.path(name)
+        settings = path.settings or self.settings
+        if settings.loss and self.rng.random() < settings.loss:
+            return
+        delay = self.rng.uniform(settings.delay_seconds_min, settings.delay_seconds_max)
+        if settings.bytes_per_second is not None and size:
+            now = asyncio.get_running_loop().time()
+            path.free_at = max(now, path.free_at) + size / settings.bytes_per_second
+            delay += path.free_at - now
+        self.after(delay, act)
+
+    def repeats(self, name: str) -> bool:
+        """Whether a part arrives twice."""
+        settings = self.path(name).settings or self.settings
+        return settings.repetition > 0 and self.rng.random() < settings.repetition
 
     def delay(self) -> float:
         """How long one message takes, in seconds."""
         return self.rng.uniform(self.settings.delay_seconds_min, self.settings.delay_seconds_max)
 
     def keep(self, receipt: Receipt) -> None:
-        """Keeps a receipt in place of the one before, and tells the links of its node."""
-        key = (receipt.site, receipt.node, str(receipt.lane))
-        self.newest[key] = receipt
-        for link in self._links:
-            if (link.site, link.node) == key[:2]:
-                link.announce(key)
+        """Keeps a receipt in place of the one before, and tells the links that hear of it."""
+        origin, lane = (receipt.site, receipt.node), str(receipt.lane)
+        self.receipts.setdefault(origin, {})[lane] = receipt
+        for listeners in (self._listeners.get(origin), self._listeners.get(None)):
+            for link in list((listeners or {}).values()):
+                link.announce((*origin, lane))
 
-    def _of(self, path: str) -> "list[SimLink]":
-        return [link for link in self._links if link.node == path]
+    def newest(self, origin: tuple[str, str] | None) -> list[_Key]:
+        """The lanes of a node, or of all nodes, of which there is a receipt."""
+        origins = self.receipts if origin is None else (origin,)
+        return [(*one, lane) for one in origins for lane in self.receipts.get(one, ())]
+
+    def enter(self, link: "SimLink") -> None:
+        """A link begins to listen."""
+        self.path(link.path).links[link.number] = link
+        self._listeners.setdefault(link.origin, {})[link.number] = link
+
+    def leave(self, link: "SimLink") -> None:
+        """A link listens no more."""
+        path = self.path(link.path)
+        path.links.pop(link.number, None)
+        path.waiting.pop(link.number, None)
+        listeners = self._listeners.get(link.origin, {})
+        listeners.pop(link.number, None)
+        if not listeners:
+            self._listeners.pop(link.origin, None)
+
+    def wait_open(self, link: "SimLink") -> None:
+        """A link tries again once its path is mended."""
+        self.path(link.path).waiting[link.number] = (link, asyncio.get_running_loop().time())
 
 
 class SimLink:
     """A node's end, port ``Link``: ``async with network.link(...) as link``."""
 
-    def __init__(self, network: SimNetwork, site: str, node: str, name: str) -> None:
-        self.site = site
-        self.node = node
+    def __init__(
+        self,
+        network: SimNetwork,
+        origin: tuple[str, str] | None,
+        name: str,
+        path: str,
+        number: int,
+    ) -> None:
+        self.origin = origin
+        self.path = path
+        self.number = number
         self._network = network
         self._state = LinkState(name, up=False, reason="not started", since_mono_ns=_now(network))
         self._changed = asyncio.Event()
         self._window = asyncio.Semaphore(network.settings.window_parts_max)
-        self._answers: set[asyncio.Future[Accepted | Refusal]] = set()
-        self._unread: dict[tuple[str, str, str], Receipt] = {}
+        # In the order in which they were sent: a set would let addresses decide what fails first.
+        self._answers: dict[asyncio.Future[Accepted | Refusal], None] = {}
+        self._unread: dict[_Key, Receipt] = {}
         self._arrived = asyncio.Event()
         self._entered = False
         self._failures = 0
 
     def __repr__(self) -> str:
-        return f"<SimLink {self.site}/{self.node} {self._state}>"
+        return f"<SimLink {self.path} {self._state}>"
 
     @property
     def state(self) -> LinkState:
@@ -216,6 +319,7 @@ class SimLink:
 
     async def __aenter__(self) -> Self:
         self._entered = True
+        self._network.enter(self)
         self._retry()
         return self
 
@@ -227,6 +331,7 @@ class SimLink:
     ) -> None:
         self._entered = False
         self.drop("stopped")
+        self._network.leave(self)
 
     def drop(self, reason: str) -> None:
         """Goes down: what is under way fails, and the next connection is tried for."""
@@ -239,10 +344,10 @@ class SimLink:
 
     def notice_silence(self) -> None:
         """What a watchdog does when no sign of life came for too long."""
-        if self._state.up and self._network.is_silent(self.node):
+        if self._state.up and self._network.path(self.path).silent:
             self.drop("no sign of life")
 
-    def announce(self, key: tuple[str, str, str]) -> None:
+    def announce(self, key: _Key) -> None:
         """Word of a new receipt, which may be lost; what arrives is what is the newest then."""
         connection = self._state.connections
 
@@ -251,42 +356,39 @@ class SimLink:
                 self._take(key)
 
         if self._state.up:
-            self._network.carry(arrive)
+            self._network.carry(self.path, arrive)
 
     async def _exchange(self, part: Part) -> Accepted | Refusal:
         network, connection = self._network, self._state.connections
-        answer: asyncio.Future[Accepted | Refusal] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Accepted | Refusal] = loop.create_future()
 
         def arrive() -> None:
-            if not self._reached(connection):
-                return
-            outcome = network.queue.put(part)
-            network.carry(lambda: respond(outcome))
+            if self._reached(connection):
+                outcome = network.queue.put(part, loop.time())
+                network.carry(self.path, lambda: respond(outcome))
 
         def respond(outcome: Accepted | Refusal) -> None:
             if self._reached(connection) and not answer.done():
                 answer.set_result(outcome)
 
-        self._answers.add(answer)
+        self._answers[answer] = None
         try:
-            network.carry(arrive)
-            if network.rng.random() < network.settings.repetition:
-                network.carry(arrive)
+            network.carry(self.path, arrive, len(part.payload))
+            if network.repeats(self.path):
+                network.carry(self.path, arrive, len(part.payload))
             return await answer
         finally:
-            self._answers.discard(answer)
+            del self._answers[answer]
 
     def _reached(self, connection: int) -> bool:
         """Whether what was sent on that connection still gets through."""
-        return (
-            self._state.up
-            and self._state.connections == connection
-            and self._network.is_open(self.node)
-        )
+        state = self._state
+        return state.up and state.connections == connection and self._network.is_open(self.path)
 
-    def _take(self, key: tuple[str, str, str]) -> None:
+    def _take(self, key: _Key) -> None:
         self._unread.pop(key, None)
-        self._unread[key] = self._network.newest[key]
+        self._unread[key] = self._network.receipts[key[:2]][key[2]]
         self._arrived.set()
 
     def _retry(self) -> None:
@@ -294,21 +396,23 @@ class SimLink:
         longest = min(
             settings.reconnect_seconds_max, settings.reconnect_seconds_min * 2.0**self._failures
         )
-        pause = longest * self._network.rng.uniform(0.5, 1.0)
+        self.retry(longest * self._network.rng.uniform(0.5, 1.0))
+
+    def retry(self, pause: float) -> None:
+        """Tries to connect after a pause, in seconds, and the way there and back."""
         self._network.after(pause + 2 * self._network.delay(), self._connect)
 
     def _connect(self) -> None:
         if self._state.up or not self._entered:
             return
-        if not self._network.is_open(self.node):
-            self._failures = min(self._failures + 1, 16)
-            self._retry()
+        if not self._network.is_open(self.path):
+            self._failures = min(self._failures + 1, _BACKOFFS_MAX)
+            self._network.wait_open(self)
             return
         self._failures = 0
         self._unread.clear()
-        for key in self._network.newest:
-            if key[:2] == (self.site, self.node):
-                self._take(key)
+        for key in self._network.newest(self.origin):
+            self._take(key)
         self._move(up=True, reason="")
 
     def _move(self, *, up: bool, reason: str) -> None:
@@ -332,28 +436,23 @@ class SimIntake:
         self._refused = 0
 
     def __repr__(self) -> str:
-        return f"<SimIntake {self._name} refused={self._refused} {self._network.queue}>"
+        return f"<SimIntake {self._name} refused={self.refused} {self._network.queue}>"
 
     @property
     def refused(self) -> int:
-        """How many arrivals were refused, here or by ``refuse``."""
-        return self._refused
+        """How many arrivals were refused, here or on their way."""
+        return self._refused + self._network.queue.refused
 
     async def batches(self) -> AsyncIterator[Sequence[Arrival]]:
         """Arrivals in groups; each comes again until it is accepted or refused. One reader."""
         queue = self._network.queue
         while True:
-            arrivals = []
-            for waiting in queue.due() if self._network.is_open(self._name) else []:
-                if _is_whole(waiting.part):
-                    arrivals.append(waiting.deliver(self._network.settings.ack_seconds))
-                else:
-                    self._refused += 1
-                    queue.forget(waiting.number)
+            is_open = self._network.is_open(self._name)
+            arrivals = queue.take_due() if is_open else []
             if arrivals:
                 yield arrivals
             else:
-                await queue.wait_due()
+                await queue.wait_due(is_open=is_open)
 
     async def publish(self, receipts: Sequence[Receipt]) -> None:
         """Makes receipts reach their nodes, and stay for those that connect later.
@@ -380,90 +479,6 @@ class SimIntake:
         assert refusal.reason, "there is a reason"
         self._refused += 1
         await self.accept([arrival])
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A part in the queue."""
-
-    number: int
-    part: Part
-    due_at: float = 0.0
-    deliveries: int = 0
-
-    def deliver(self, ack_seconds: float) -> Arrival:
-        self.deliveries += 1
-        self.due_at = asyncio.get_running_loop().time() + ack_seconds
-        return Arrival(
-            site=self.part.site,
-            node=self.part.node,
-            lane=str(self.part.lane),
-            payload=self.part.payload,
-            redelivered=self.deliveries > 1,
-            token=self.number,
-        )
-
-
-@dataclass(slots=True)
-class _Queue:
-    """What has arrived and was neither accepted nor refused, oldest first."""
-
-    network: SimNetwork
-    waiting: dict[int, _Waiting] = field(default_factory=dict)
-    bytes_held: int = 0
-    taken: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __repr__(self) -> str:
-        return f"queue of {len(self.waiting)} parts, {self.bytes_held} bytes"
-
-    def put(self, part: Part) -> Accepted | Refusal:
-        settings = self.network.settings
-        if self.bytes_held + len(part.payload) > settings.queue_bytes_max:
-            detail = f"{self.bytes_held} of {settings.queue_bytes_max} bytes are taken"
-            return Refusal(RefusedBecause.FULL, detail, settings.full_seconds)
-        self.taken += 1
-        self.waiting[self.taken] = _Waiting(self.taken, part)
-        self.bytes_held += len(part.payload)
-        self.wake()
-        return Accepted()
-
-    def due(self) -> list[_Waiting]:
-        now = asyncio.get_running_loop().time()
-        return [waiting for waiting in self.waiting.values() if waiting.due_at <= now][
-            :INTAKE_BATCHES_MAX
-        ]
-
-    def forget(self, number: int) -> None:
-        waiting = self.waiting.pop(number, None)
-        if waiting is not None:
-            self.bytes_held -= len(waiting.part.payload)
-
-    async def wait_due(self) -> None:
-        """Until something is put, mended, or may have fallen due."""
-        self.changed.clear()
-        later = [waiting.due_at for waiting in self.waiting.values()]
-        deadline = min(later) if later else None
-        if deadline is not None:
-            # What is due already waits for the path: look again a little later.
-            now = asyncio.get_running_loop().time()
-            deadline = max(deadline, now + self.network.settings.ack_seconds / 16)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self.changed.wait()
-        except TimeoutError:
-            return
-
-    def wake(self) -> None:
-        self.changed.set()
-
-
-def _is_whole(part: Part) -> bool:
-    return (
-        part.offset == 0
-        and part.total == len(part.payload)
-        and part.digest == hashlib.sha256(part.payload).digest()
-    )
 
 
 def _now(network: SimNetwork) -> int:

@@ -245,6 +245,14 @@ class Spool:
         state = self._lane(lane, epoch)
         return Ranges() if state is None else all_of(state.explained)
 
+    def held_by(self, lane: Lane, holder: str, epoch: Epoch | None = None) -> int:
+        """A holder, the only one that is known of the lane, has released the numbers below this.
+
+        0 where there are others too: what each of them has is not told apart.
+        """
+        holders = self._chores.releases.holders(epoch or self.epoch, lane)
+        return holders.get(holder, 0) if len(holders) == 1 else 0
+
     def _lane(self, lane: Lane, epoch: Epoch | None) -> LaneState | None:
         """The lane in an epoch, the present one where none is said; ``None`` if it never was."""
         if epoch is None:

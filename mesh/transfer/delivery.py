@@ -1,17 +1,22 @@
-"""Delivery: what a sender does next over one link. Pure.
+"""Delivery: what a sender does next with one life of a spool. Pure.
 
 ``now`` comes in, what to send and when to look again goes out.
 
-For each lane a sender knows three places: up to where a receipt has *released*, up to where it has
-*sent*, and which batches are *under way*. The rules:
+For each lane a sender knows two sets of numbers: those that a receipt has *released*, and those
+that were *sent* and wait for one. The rules:
 
 - Only a receipt releases. That the transport accepted a batch makes room in the window, and that is
   all.
-- After a break, and when an accepted batch has had no receipt for ``receipt_seconds``, sending goes
-  back to the first number that is not released: a transport may lose what it accepted, and the
-  receiver takes each number once.
-- The most urgent lane goes first. A lane that has nothing more to send after a small batch lingers,
-  so that a trickle of records becomes few batches; a lane that has a backlog does not.
+- After a break, and when an accepted batch has had no receipt for long, what has no receipt is sent
+  again: a transport may lose what it accepted, and the receiver takes each number once.
+- While no receipts come a lane sends one batch at a time, at growing intervals, and each time the
+  next one: neither a receiver that is away nor a batch that it never answers draws the whole
+  backlog again and again. The first receipt ends that. A batch that stayed without a receipt
+  ``tries_max`` times is parked, as one that was refused.
+- A lane that asks for it goes *live first*: when it has fallen behind it goes on with its newest
+  numbers, and sends its history behind them. Each such place in a lane is a *front*.
+- A lane that has nothing more to send after a small batch lingers, so that a trickle of records
+  becomes few batches; a lane that has a backlog does not.
 - Each sending has a ticket. What is said of a sending from before a break changes nothing: its
   numbers were sent again already.
 - A refusal pauses its lane until it may be tried again; the other lanes go on. A batch that is
@@ -20,34 +25,59 @@ For each lane a sender knows three places: up to where a receipt has *released*,
 - A receipt is refused, and the data kept, when it is for another node or epoch, speaks of numbers
   that were never written, or names a chain that is not the one that was sent. An older receipt than
   the last of the same holder's life changes nothing.
+- A holder that begins a new life may have lost what it held. What its newest receipt no longer
+  states, and no other holder does, is *lost*: no longer released, and to be offered again.
+- A receipt may give *credit*: how many bytes more the holder takes until its next one. Without
+  credit only the most urgent lanes go on.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from mesh.ports import Refusal
+from mesh.transfer.turns import LaneRule
 from schemas.errors import Refused, RefusedBecause
-from schemas.limits import HOLDERS_MAX, SEND_WINDOW_BATCHES
+from schemas.limits import HOLDERS_MAX, RANGES_MAX, SEND_WINDOW_BATCHES
 from schemas.messages import BatchHeader, Epoch, Lane, Receipt
 from schemas.ranges import Ranges
 
-__all__ = ["Delivery", "DeliverySettings", "LaneProgress", "Released"]
+__all__ = [
+    "DEFAULT_LANE_RULES",
+    "Delivery",
+    "DeliverySettings",
+    "Front",
+    "LaneProgress",
+    "Released",
+]
 
 _CHAINS_KEPT: Final = 1024
 _PARKED_MAX: Final = 256
+_PATIENCE_DOUBLINGS_MAX: Final = 3
+_LIVE_LAG: Final = 256
+_LIVE_NEWEST: Final = 64
+_ALWAYS_DUE: Final = Lane.ALARMS
+_NONE: Final = Ranges()
+_PLAIN: Final = LaneRule()
+
+DEFAULT_LANE_RULES: Final[Mapping[Lane, LaneRule]] = {
+    Lane.DECISIONS: LaneRule(linger_seconds=0.2),
+    Lane.EVENTS: LaneRule(linger_seconds=0.2),
+    Lane.METRICS: LaneRule(share=0.1, live=True, linger_seconds=5.0),
+    Lane.READINGS: LaneRule(linger_seconds=1.0),
+    Lane.LOGS: LaneRule(share=0.05, linger_seconds=1.0),
+}
+"""What lanes ask for where nothing is configured; those that are missing, nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySettings:
-    """How one link is used.
+    """How batches are delivered.
 
     Args:
         window_batches: how many batches may be under way.
         receipt_seconds: how long an accepted batch may be without a receipt before it is sent
-            again.
-        linger_seconds: how long a lane waits after a small batch that was its last; missing lanes
-            do not wait.
+            again, the first time.
         full_bytes: a batch whose body opens to at least this is not small.
         tries_max: how often a batch may be refused for what it is before it is parked.
         refused_seconds: the least pause after a refusal.
@@ -55,32 +85,38 @@ class DeliverySettings:
 
     window_batches: int = SEND_WINDOW_BATCHES
     receipt_seconds: float = 30.0
-    linger_seconds: Mapping[Lane, float] = field(
-        default_factory=lambda: {
-            Lane.DECISIONS: 0.2,
-            Lane.EVENTS: 0.2,
-            Lane.METRICS: 1.0,
-            Lane.READINGS: 1.0,
-            Lane.LOGS: 1.0,
-        }
-    )
     full_bytes: int = 64 * 1024
     tries_max: int = 5
     refused_seconds: float = 1.0
 
 
+class Front(NamedTuple):
+    """A place from which a lane sends: the least number that was not sent yet, there."""
+
+    start: int
+    live: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What a receipt releases: all that it states, and nothing when it brings nothing new."""
+    """What a receipt changes.
+
+    Args:
+        lane: which lane.
+        numbers: all that it states; none when that brings nothing new.
+        holder: who states it.
+        lost: what the holder had stated in an earlier life, and nobody states now.
+    """
 
     lane: Lane
     numbers: Ranges
     holder: str
+    lost: Ranges = _NONE
 
 
 @dataclass(frozen=True, slots=True)
 class LaneProgress:
-    """Where a lane stands on this link.
+    """Where a lane stands.
 
     Numbers below ``sent_to`` were sent, those below ``released_to`` released.
     """
@@ -91,36 +127,95 @@ class LaneProgress:
     resends: int
 
 
+class _Sending(NamedTuple):
+    start: int
+    stop: int
+    size: int
+
+
+class _Stated(NamedTuple):
+    """What a holder said last."""
+
+    life: Epoch
+    number: int
+    numbers: Ranges
+
+
 @dataclass(slots=True)
 class _Lane:
-    released: Ranges = field(default_factory=Ranges)
-    sent_to: int = 0
-    under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rule: LaneRule
+    released: Ranges
+    sent: Ranges = _NONE
+    live_from: int = 0
+    under_way: dict[int, _Sending] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
-    parked: Ranges = field(default_factory=Ranges)
+    parked: Ranges = _NONE
+    passed: Ranges = _NONE
+    """What stayed without a receipt while none came."""
     accepted_at: float | None = None
+    in_vain: int = 0
+    """How often a receipt was overdue since the last one came."""
     next_at: float = 0.0
     resends: int = 0
     chains: dict[int, bytes] = field(default_factory=dict)
-    receipts: dict[str, tuple[Epoch, int]] = field(default_factory=dict)
+    receipts: dict[str, _Stated] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> Ranges:
+        """What need not be sent now."""
+        return self.released | self.parked | self.passed | self.sent
+
+    @property
+    def accepted(self) -> Ranges:
+        """What was accepted and has no receipt."""
+        return self.sent - Ranges.of((item.start, item.stop) for item in self.under_way.values())
 
     def go_back(self) -> None:
-        start = self.released.watermark()
-        if self.sent_to > start:
-            self.sent_to = start
-            self.resends += 1
+        """What was accepted and has no receipt is to be sent again."""
+        accepted = self.accepted
+        self.resends += bool(accepted)
+        self.sent -= accepted
         self.accepted_at = None
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a batch is on its way to find out whether receipts come again."""
+        return self.in_vain > 0 and bool(self.sent)
+
+    def count_try(self, start: int, tries_max: int) -> bool:
+        """A batch was sent for nothing; whether that was its last try."""
+        tries = self.tries.pop(start, 0) + 1
+        if tries >= tries_max:
+            return len(self.parked.spans) < _PARKED_MAX
+        self.tries[start] = tries
+        while len(self.tries) > _CHAINS_KEPT:
+            self.tries.pop(next(iter(self.tries)))
+        return False
+
+    def pass_over(self, tries_max: int) -> None:
+        """What was sent to find out had no receipt either: the next one is tried."""
+        for start, stop in self.accepted.spans:
+            if self.count_try(start, tries_max):
+                self.parked = self.parked.add(start, stop)
+            elif len(self.passed.spans) < _PARKED_MAX:
+                self.passed = self.passed.add(start, stop)
+
+    def lose(self, sending: _Sending) -> None:
+        """A sending came to nothing."""
+        self.sent -= Ranges(((sending.start, sending.stop),))
+        self.resends += 1
 
 
 class Delivery:
-    """The sending side of one link.
+    """The sending side for one life of a spool.
 
     Args:
-        site: of this node.
-        node: this node.
-        epoch: the present life of its spool.
+        site: of the node.
+        node: whose spool it is.
+        epoch: which life.
         released: what each lane's cursor says.
-        settings: how the link is used.
+        settings: how batches are delivered.
+        rules: what each lane asks for.
     """
 
     def __init__(
@@ -130,18 +225,20 @@ class Delivery:
         epoch: Epoch,
         released: Mapping[Lane, Ranges],
         settings: DeliverySettings,
+        rules: Mapping[Lane, LaneRule] = DEFAULT_LANE_RULES,
     ) -> None:
         self._site = site
         self._node = node
         self._epoch = epoch
         self._settings = settings
         self._tickets = 0
-        self._lanes = {lane: _Lane(released=released.get(lane, Ranges())) for lane in Lane}
-        for state in self._lanes.values():
-            state.sent_to = state.released.watermark()
+        self._credit: int | None = None
+        self._lanes = {
+            lane: _Lane(rules.get(lane, _PLAIN), released.get(lane, _NONE)) for lane in Lane
+        }
 
     def __repr__(self) -> str:
-        lanes = {str(lane): state.sent_to for lane, state in self._lanes.items() if state.sent_to}
+        lanes = {str(lane): p.sent_to for lane, p in self.progress().items() if p.sent_to}
         return f"<Delivery {self._site}/{self._node} sent to {lanes}>"
 
     # --- queries -----------------------------------------------------------------------------
@@ -149,13 +246,32 @@ class Delivery:
     @property
     def has_room(self) -> bool:
         """Whether another batch may be sent now."""
-        under_way = sum(len(state.under_way) for state in self._lanes.values())
-        return under_way < self._settings.window_batches
+        return self.under_way < self._settings.window_batches
+
+    @property
+    def under_way(self) -> int:
+        """How many batches are."""
+        return sum(len(state.under_way) for state in self._lanes.values())
 
     def start(self, lane: Lane) -> int:
-        """The first number of a lane to send next."""
+        """The first number of a lane that is to be sent."""
+        return self._lanes[lane].taken.watermark()
+
+    def fronts(self, lane: Lane) -> tuple[Front, ...]:
+        """Where a lane sends from, what is live before what is history."""
         state = self._lanes[lane]
-        return (state.released | state.parked).watermark(state.sent_to)
+        taken = state.taken
+        history = taken.watermark()
+        if not state.rule.live:
+            return (Front(history, live=False),)
+        live = taken.watermark(max(history, state.live_from))
+        if live == history:
+            return (Front(live, live=True),)
+        return (Front(live, live=True), Front(history, live=False))
+
+    def is_taken(self, lane: Lane, first: int, stop: int) -> bool:
+        """Whether all these numbers were sent or released already."""
+        return self._lanes[lane].taken.covers(first, stop)
 
     def parked(self, lane: Lane) -> Ranges:
         """The numbers of batches that were refused too often."""
@@ -163,7 +279,14 @@ class Delivery:
 
     def lanes_due(self, now: float) -> list[Lane]:
         """The lanes that may send now, most urgent first."""
-        return [lane for lane, state in self._lanes.items() if state.next_at <= now]
+        spent = self._credit is not None and self._credit <= 0
+        return [
+            lane
+            for lane, state in self._lanes.items()
+            if state.next_at <= now
+            and not state.is_probing
+            and (not spent or lane.priority <= _ALWAYS_DUE.priority)
+        ]
 
     def get_timer(self, now: float) -> float | None:
         """When to look again though nothing else happens.
@@ -172,7 +295,7 @@ class Delivery:
         """
         times = [state.next_at for state in self._lanes.values() if state.next_at > now]
         times += [
-            state.accepted_at + self._settings.receipt_seconds
+            state.accepted_at + self._patience(state)
             for state in self._lanes.values()
             if state.accepted_at is not None
         ]
@@ -182,33 +305,72 @@ class Delivery:
         """Where each lane stands."""
         return {
             lane: LaneProgress(
-                state.sent_to, state.released.watermark(), len(state.under_way), state.resends
+                (state.released | state.sent).watermark(),
+                state.released.watermark(),
+                len(state.under_way),
+                state.resends,
             )
             for lane, state in self._lanes.items()
         }
 
+    def _patience(self, state: _Lane) -> float:
+        doubled: int = 2 ** min(state.in_vain, _PATIENCE_DOUBLINGS_MAX)
+        return self._settings.receipt_seconds * doubled
+
     # --- what happens --------------------------------------------------------------------------
 
-    def on_sent(self, header: BatchHeader, now: float, *, more: bool) -> int:
+    def on_grown(self, lane: Lane, stop: int) -> None:
+        """A lane's numbers below ``stop`` are durable: one that goes live first may jump ahead."""
+        state = self._lanes[lane]
+        if not state.rule.live:
+            return
+        taken = state.taken
+        if stop - taken.watermark(max(taken.watermark(), state.live_from)) > _LIVE_LAG:
+            state.live_from = stop - _LIVE_NEWEST
+
+    def on_dry(self, lane: Lane) -> bool:
+        """A lane has nothing else to send. Returns whether it has now: what it had passed over."""
+        state = self._lanes[lane]
+        has = bool(state.passed)
+        state.passed = _NONE
+        return has
+
+    def on_skipped(self, lane: Lane, start: int, stop: int) -> None:
+        """Of these numbers there is nothing to send: they were sent, or never will be."""
+        self._mark_sent(self._lanes[lane], start, stop)
+
+    def on_sent(
+        self, header: BatchHeader, now: float, *, more: bool, start: int | None = None
+    ) -> int:
         """A batch is on its way.
 
         Args:
             header: of the batch.
             now: seconds on the loop's clock.
             more: whether its lane has more to send.
+            start: from which number on it was the first that is pending; its own where none is
+                said.
 
         Returns:
             A ticket, with which to say what became of it.
         """
         state = self._lanes[header.lane]
-        state.sent_to = max(state.sent_to, header.last + 1)
+        begin = header.first if start is None else min(start, header.first)
+        self._mark_sent(state, begin, header.last + 1)
         self._tickets += 1
-        state.under_way[self._tickets] = (header.first, header.last + 1)
+        state.under_way[self._tickets] = _Sending(begin, header.last + 1, header.body_bytes)
         if not more and header.raw_bytes < self._settings.full_bytes:
-            state.next_at = now + self._settings.linger_seconds.get(header.lane, 0.0)
+            state.next_at = max(state.next_at, now + state.rule.linger_seconds)
         self._remember(state, header.first, header.chain_before)
         self._remember(state, header.last + 1, header.chain_after)
         return self._tickets
+
+    @staticmethod
+    def _mark_sent(state: _Lane, start: int, stop: int) -> None:
+        state.sent = state.sent.add(start, stop)
+        if len(state.sent.spans) > RANGES_MAX:
+            # What is dropped is sent again, and taken once.
+            state.sent = Ranges(state.sent.spans[-RANGES_MAX:])
 
     @staticmethod
     def _remember(state: _Lane, number: int, chain: bytes) -> None:
@@ -224,8 +386,11 @@ class Delivery:
         There is room for another, and from now on a receipt is due.
         """
         state = self._lanes[lane]
-        if state.under_way.pop(ticket, None) is None:
+        sending = state.under_way.pop(ticket, None)
+        if sending is None:
             return
+        if self._credit is not None:
+            self._credit -= sending.size
         if state.accepted_at is None:
             state.accepted_at = now
 
@@ -236,83 +401,118 @@ class Delivery:
             Whether it is parked now.
         """
         state = self._lanes[lane]
-        numbers = state.under_way.pop(ticket, None)
-        if numbers is None:
+        sending = state.under_way.pop(ticket, None)
+        if sending is None:
             return False
         pause = max(refusal.retry_after_seconds, self._settings.refused_seconds)
         state.next_at = max(state.next_at, now + pause)
-        state.go_back()
+        state.lose(sending)
         if refusal.reason is RefusedBecause.FULL:
             return False
-        first, stop = numbers
-        tries = state.tries.pop(first, 0) + 1
-        if tries < self._settings.tries_max:
-            state.tries[first] = tries
-            while len(state.tries) > _CHAINS_KEPT:
-                state.tries.pop(next(iter(state.tries)))
+        if not state.count_try(sending.start, self._settings.tries_max):
             return False
-        if len(state.parked.spans) >= _PARKED_MAX:
-            return False
-        state.parked = state.parked.add(first, stop)
+        state.parked = state.parked.add(sending.start, sending.stop)
         state.next_at = now
         return True
 
     def on_failed(self, lane: Lane, ticket: int) -> None:
         """Nobody knows whether a batch arrived: it will be sent again."""
         state = self._lanes[lane]
-        if state.under_way.pop(ticket, None) is not None:
-            state.go_back()
+        sending = state.under_way.pop(ticket, None)
+        if sending is not None:
+            state.lose(sending)
 
     def on_break(self) -> None:
         """The link broke, or came up anew: all that is not released is sent again."""
+        self._credit = None
         for state in self._lanes.values():
             state.under_way.clear()
             state.tries.clear()
-            state.parked = Ranges()
+            state.parked = state.passed = _NONE
             state.next_at = 0.0
+            state.in_vain = 0
             state.go_back()
 
-    def on_timer(self, now: float) -> None:
-        """Time has passed: lanes whose receipt is overdue go back."""
-        for state in self._lanes.values():
-            overdue = state.accepted_at is not None and (
-                now >= state.accepted_at + self._settings.receipt_seconds
-            )
-            if overdue:
-                state.go_back()
+    def on_timer(self, now: float) -> bool:
+        """Time has passed: lanes whose receipt is overdue go back.
 
-    def on_receipt(self, receipt: Receipt, durable: int, now: float) -> Released:
+        Returns:
+            Whether one was.
+        """
+        overdue = [
+            state
+            for state in self._lanes.values()
+            if state.accepted_at is not None and now >= state.accepted_at + self._patience(state)
+        ]
+        for state in overdue:
+            if state.in_vain:
+                state.pass_over(self._settings.tries_max)
+            state.in_vain += 1
+            state.go_back()
+        if overdue:
+            # Whoever gave the credit says nothing any more.
+            self._credit = None
+        return bool(overdue)
+
+    def on_receipt(
+        self, receipt: Receipt, durable: int, now: float, held_before: int = 0
+    ) -> Released:
         """Takes a receipt.
 
         Args:
             receipt: as it came.
             durable: the lane's numbers below this are, or were, durable here.
             now: seconds on the loop's clock.
+            held_before: this holder had released the numbers below this before this program
+                began; used where it says something for the first time since.
 
         Returns:
-            What to release; perhaps nothing.
+            What to release, perhaps nothing; and what the holder has lost.
 
         Raises:
             Refused: ``foreign``, ``beyond_sent`` or ``bad_chain``. Nothing has changed.
         """
         self._check(receipt, durable)
         state = self._lanes[receipt.lane]
-        known = state.receipts.get(receipt.holder)
-        newest = known is None or known[0] != receipt.life or receipt.number >= known[1]
-        if newest:
-            state.receipts.pop(receipt.holder, None)
-            state.receipts[receipt.holder] = (receipt.life, receipt.number)
-        if len(state.receipts) > HOLDERS_MAX:
-            state.receipts.pop(next(iter(state.receipts)))
         stated = Ranges.of([(0, receipt.watermark)]) | receipt.held
+        known = state.receipts.get(receipt.holder)
+        newest = known is None or known.life != receipt.life or receipt.number >= known.number
+        lost = _NONE
+        if newest:
+            lost = self._lost(state, receipt, known, stated, held_before)
+            state.receipts.pop(receipt.holder, None)
+            state.receipts[receipt.holder] = _Stated(receipt.life, receipt.number, stated)
+            if receipt.credit_bytes:
+                self._credit = receipt.credit_bytes
+            if receipt.not_before_ms:
+                state.next_at = max(state.next_at, now + receipt.not_before_ms / 1000)
+        while len(state.receipts) > HOLDERS_MAX:
+            state.receipts.pop(next(iter(state.receipts)))
         numbers = stated - state.released
-        state.released |= stated
-        if receipt.not_before_ms and newest:
-            state.next_at = max(state.next_at, now + receipt.not_before_ms / 1000)
+        state.released = (state.released | stated) - lost
+        state.sent -= stated
+        state.sent -= lost
         if numbers:
-            waiting = state.released.watermark() < state.sent_to
-            state.accepted_at = now if waiting else None
-        return Released(receipt.lane, stated if numbers else numbers, receipt.holder)
+            state.in_vain = 0
+            state.passed = _NONE
+            state.accepted_at = now if state.accepted else None
+        return Released(receipt.lane, stated if numbers else numbers, receipt.holder, lost)
+
+    @staticmethod
+    def _lost(
+        state: _Lane, receipt: Receipt, known: _Stated | None, stated: Ranges, held_before: int
+    ) -> Ranges:
+        if known is None:
+            before = Ranges.of([(0, held_before)])
+        elif known.life != receipt.life:
+            before = known.numbers
+        else:
+            return _NONE
+        lost = (before - stated) & state.released
+        for holder, other in state.receipts.items():
+            if holder != receipt.holder:
+                lost -= other.numbers
+        return lost
 
     def _check(self, receipt: Receipt, durable: int) -> None:
         if (receipt.site, receipt.node, receipt.epoch) != (self._site, self._node, self._epoch):

@@ -30,12 +30,14 @@ from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
 
 _RECEIPT_RANGES: Final = 512
+_DISPUTED_SPANS_MAX: Final = 64
 
 __all__ = [
     "Line",
     "Taken",
     "account_line",
     "check_room",
+    "dispute",
     "explain",
     "find",
     "partition_of",
@@ -170,7 +172,22 @@ def explain(ledger: LaneLedger, account: Account) -> LaneLedger:
         explained=dict(account.explained),
         next_seq=max(account.next_seq, ledger.held.end),
         statement=account.number,
+        released=dict(account.released),
+        stated_wall_ns=account.wall_ns,
     )
+
+
+def dispute(ledger: LaneLedger, header: BatchHeader) -> LaneLedger:
+    """Notes that a batch was refused as ``bad_chain``; offered again it changes nothing.
+
+    Of very many the first ones are noted: they are an alarm, and no account.
+    """
+    # Where nothing of it is held, it goes on from other records than those that are.
+    clash = header.present & ledger.held
+    disputed = ledger.disputed | (clash or header.present)
+    if len(disputed.spans) > _DISPUTED_SPANS_MAX:
+        return ledger
+    return replace(ledger, disputed=disputed)
 
 
 def receipt(partition: PartitionLedger, ledger: LaneLedger, number: int, stage: Stage) -> Receipt:
@@ -196,10 +213,12 @@ def receipt(partition: PartitionLedger, ledger: LaneLedger, number: int, stage: 
 def account_line(ledger: LaneLedger) -> Line:
     """The lane's line of the account."""
     produced = Ranges.of([(0, ledger.next_seq)])
-    explained = {
-        reason: len((numbers & produced) - ledger.held)
-        for reason, numbers in ledger.explained.items()
-    }
+    # A number with two reasons counts under the first: the sums must be those of the sets.
+    explained, counted = {}, ledger.held
+    for reason, numbers in ledger.explained.items():
+        own = (numbers & produced) - counted
+        explained[reason] = len(own)
+        counted |= own
     missing = produced - ledger.held - _explained(ledger)
     return Line(
         len(produced),

@@ -43,6 +43,10 @@ class Source(Protocol):
         """What was released of a lane."""
         ...
 
+    def held_by(self, life: Life, lane: Lane, holder: str) -> int:
+        """A holder has released the numbers below this, as far as is known; 0 for none."""
+        ...
+
     def has_pending(self, life: Life, lane: Lane, start: int) -> bool:
         """Whether a number at or above ``start`` is pending."""
         ...

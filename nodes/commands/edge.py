@@ -18,14 +18,18 @@ from typing import Annotated, Final
 
 import typer
 
+from mesh.adapters.carrier.inbox import CarriedReceipts
+from mesh.adapters.carrier.medium import SystemMedium
 from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
 from mesh.adapters.jetstream.session import SessionSettings
 from mesh.adapters.mqtt.broker import MqttBroker
+from mesh.adapters.mqtt.link import MqttLink, MqttLinkSettings
 from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
 from mesh.adapters.thread import LoopThread
+from mesh.ports import Link
 from mesh.spool.batch import Labels
 from mesh.spool.events import PackerLost
 from mesh.spool.packing import Packer
@@ -38,8 +42,10 @@ from nodes.edge.edge import Edge, EdgeParts, state_publication
 from nodes.edge.inference import Inference, Place
 from nodes.edge.loading import load_rules
 from nodes.edge.recorder import Recorder
-from nodes.forwarder import Forwarder
+from nodes.forwarder import Forwarder, Uplink
+from nodes.links_file import LinksFile, read_spent
 from nodes.settings import BrokerSection, EdgeSettings, UplinkSection
+from nodes.spool_source import SpoolSource
 from schemas.errors import ConfigurationInvalid, MeshError
 from schemas.messages import Severity
 
@@ -116,10 +122,7 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
         mqtt = _mqtt_settings(settings, place, clock, str(spool.epoch), local.result())
         broker = await stack.enter_async_context(MqttBroker(mqtt, clock, rng))
         inference = Inference(place, loading.result(), spool, broker, clock, recorder, rng)
-        forwarders = [
-            await _forwarder(settings, index, spool, recorder, clock, rng, stack, ending.renew)
-            for index in range(len(settings.uplinks))
-        ]
+        forwarder = await _forwarder(settings, spool, recorder, clock, rng, stack, ending.renew)
         parts = EdgeParts(
             place,
             inference,
@@ -127,7 +130,7 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
             broker,
             recorder,
             clock,
-            forwarders,
+            [forwarder],
             _resident_bytes,
             settings.health.interval_seconds,
             node.drain_seconds,
@@ -138,17 +141,23 @@ async def _run(settings: EdgeSettings, ending: Ending) -> None:
             *(place.session, spool.epoch, mqtt.address),
         )
         role = Edge(parts)
+        disk = SystemDisk(node.state_directory)
+        writer = stack.enter_context(ThreadPoolExecutor(1, "links"))
+        links_file = LinksFile(disk, writer, forwarder, clock, recorder)
         # What is there now stays: the collector need not look at it again while decisions are made.
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(role.run(), name="edge")
             waiting = tasks.create_task(ending.wanted.wait(), name="signals")
+            telling = tasks.create_task(links_file.run(), name="links file")
             await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             if not running.done():
                 _LOGGER.info("ending: at most %.0f s to drain", node.drain_seconds)
                 await role.drain()
+            telling.cancel()
+            await links_file.end()
 
 
 async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncExitStack) -> Spool:
@@ -178,6 +187,7 @@ async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncEx
             int(spool.bytes_max),
             spool.lane_settings(),
             headroom_bytes=int(spool.headroom),
+            retained_bytes_max=spool.retained_bytes_max,
         ),
     )
 
@@ -227,7 +237,6 @@ def _mqtt_settings(
 
 async def _forwarder(
     settings: EdgeSettings,
-    index: int,
     spool: Spool,
     recorder: Recorder,
     clock: SystemClock,
@@ -235,20 +244,54 @@ async def _forwarder(
     stack: AsyncExitStack,
     outdated: Callable[[], None],
 ) -> Forwarder:
-    uplink, node = settings.uplinks[index], settings.node
+    node = settings.node
+    uplinks = [
+        Uplink(await _link(settings, uplink, clock, rng, stack), uplink.rule())
+        for uplink in settings.uplinks
+    ]
+    source = SpoolSource(node.site, node.name, spool)
+    state, worker = node.state_directory, stack.enter_context(ThreadPoolExecutor(1, "carried"))
+    disk = SystemDisk(state)
+    carried = CarriedReceipts(
+        *(disk, SystemMedium(state), worker, node.site, node.name, clock, recorder)
+    )
+    return Forwarder(
+        *(source, uplinks, settings.transfer.lane_rules(), DeliverySettings()),
+        *(clock, recorder, outdated),
+        spent=read_spent(disk),
+        inboxes=[carried],
+    )
+
+
+async def _link(
+    settings: EdgeSettings,
+    uplink: UplinkSection,
+    clock: SystemClock,
+    rng: random.Random,
+    stack: AsyncExitStack,
+) -> Link:
     assert uplink.url is not None, "the configuration was checked"
+    if uplink.kind == "mqtt":
+        there = MqttSettings(
+            uplink.host,
+            uplink.port,
+            f"holdfast-{settings.node.site}-{settings.node.name}-{uplink.name}",
+            uplink.username,
+            password(uplink) or None,
+            tls_context(uplink),
+        )
+        mqtt = MqttLinkSettings(uplink.name, there, settings.node.site, settings.node.name)
+        return await stack.enter_async_context(MqttLink(mqtt, clock, rng))
     session = SessionSettings(
         uplink.name,
-        (uplink.url,),
+        uplink.urls,
         uplink.username or "",
         password(uplink),
         tls_context(uplink),
         reconnect_seconds_max=uplink.reconnect_seconds_max,
     )
-    link = await stack.enter_async_context(
-        JetStreamLink(LinkSettings(session, node.site, node.name), clock, rng)
-    )
-    return Forwarder(node.site, node.name, spool, link, DeliverySettings(), recorder, outdated)
+    own = LinkSettings(session, settings.node.site, settings.node.name)
+    return await stack.enter_async_context(JetStreamLink(own, clock, rng))
 
 
 def _tell(severity: Severity, text: str) -> None:

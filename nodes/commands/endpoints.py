@@ -6,18 +6,11 @@ from mesh.adapters.registry import TinyRegistry
 from mesh.adapters.system import SystemDisk
 from nodes.commands.process import LogObserver
 from nodes.config import secret
-from nodes.settings import (
-    BrokerSection,
-    EdgeSettings,
-    HeadquartersSection,
-    NodeSection,
-    UplinkSection,
-)
+from nodes.endpoint_section import Endpoint
+from nodes.settings import EdgeSettings, NodeSection
 from schemas.errors import ConfigurationInvalid
 
 __all__ = ["broker_address", "password", "registry", "tls_context"]
-
-Endpoint = BrokerSection | HeadquartersSection | UplinkSection
 
 
 def password(endpoint: Endpoint) -> str:

@@ -58,17 +58,17 @@ def test_what_was_written_is_read_however_it_is_cut(
 
 @given(st.lists(st.integers(1, 0xFFFF)), st.lists(st.integers(0, 10_000), max_size=4))
 def test_acknowledgements_are_read_however_they_are_cut(ids: list[int], cuts: list[int]) -> None:
-    """Each PUBACK comes out once, in order, as taken."""
+    """Each PUBACK comes out once, in order, as a success."""
     reader = PacketReader(4, 1 << 20, 0)
     assert feed(reader, encode_pubacks(ids), cuts) == []
-    assert reader.acknowledged == [(packet_id, True) for packet_id in ids]
+    assert reader.acknowledged == [(packet_id, 0) for packet_id in ids]
 
 
 def test_an_acknowledgement_of_mqtt_5_can_say_no() -> None:
     """A reason code from 0x80 on means that the broker did not take the message."""
     reader = PacketReader(5, 1 << 20, 0)
     reader.feed(b"\x40\x03\x00\x07\x87" + b"\x40\x03\x00\x08\x10" + b"\x40\x02\x00\x09", NOW)
-    assert reader.acknowledged == [(7, False), (8, True), (9, True)]
+    assert reader.acknowledged == [(7, 0x87), (8, 0x10), (9, 0)]
 
 
 def test_properties_of_mqtt_5_are_passed_over() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -36,8 +37,15 @@ class _Silent:
         """Says nothing."""
 
 
-async def make_backlog(folder: Path, records: int) -> None:
-    """Fills a spool with records that no network ever took, and leaves it as a kill would."""
+async def make_backlog(folder: Path, records: int, noise: int = 0) -> None:
+    """Fills a spool with records that no network ever took, and leaves it as a kill would.
+
+    Args:
+        folder: of the spool.
+        records: how many.
+        noise: how many characters in each that do not shrink much.
+    """
+    rng = random.Random(7)
     folder.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs yet
     resources = Resources(
         SystemDisk(folder),
@@ -54,23 +62,30 @@ async def make_backlog(folder: Path, records: int) -> None:
         chores = tasks.create_task(spool.maintain())
         for start in range(0, records, _GROUP):
             group = [
-                wire.encode(Event(n, n, "backlog", Severity.NOTICE, f"record {n}", {"n": str(n)}))
+                wire.encode(
+                    Event(
+                        *(n, n, "backlog", Severity.NOTICE),
+                        f"record {n} {rng.randbytes(noise // 2).hex()}",
+                        {"n": str(n)},
+                    )
+                )
                 for n in range(start, min(start + _GROUP, records))
             ]
             await spool.append(Lane.EVENTS, group).settled
         chores.cancel()
 
 
-def fill_in_child(folder: Path, records: int) -> None:
+def fill_in_child(folder: Path, records: int, noise: int = 0) -> None:
     """Fills a spool in a process that ends without closing it."""
-    child = multiprocessing.get_context("spawn").Process(target=_fill, args=(folder, records))
+    arguments = (folder, records, noise)
+    child = multiprocessing.get_context("spawn").Process(target=_fill, args=arguments)
     child.start()
     child.join()
     assert child.exitcode == 0
 
 
-def _fill(folder: Path, records: int) -> None:
-    asyncio.run(make_backlog(folder, records))
+def _fill(folder: Path, records: int, noise: int) -> None:
+    asyncio.run(make_backlog(folder, records, noise))
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
-"""Two worlds for links and intakes: simulated ones on virtual time, JetStream on a real server.
+"""Worlds for links and intakes: simulated ones on virtual time, the others on real servers.
 
-A scenario is a coroutine that takes a ``World``; ``play`` runs it in one of the two. Both are set
-to short deadlines, so that what takes minutes in the field takes a second here.
+A scenario is a coroutine that takes a ``World``; ``play`` runs it in one of them. All are set to
+short deadlines, so that what takes minutes in the field takes a second here.
 """
 
 import asyncio
@@ -18,12 +18,16 @@ from typing import Protocol
 from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
 from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
 from mesh.adapters.jetstream.session import SessionSettings
+from mesh.adapters.mqtt.broker import MqttSettings
+from mesh.adapters.mqtt.intake import MqttIntake, MqttIntakeSettings
+from mesh.adapters.mqtt.link import MqttLink, MqttLinkSettings
 from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Accepted, Arrival, Intake, Link, Part
 from schemas.messages import Epoch, Lane, Receipt, Stage
 from simulator.clock import SimClock, VirtualLoop, run
 from simulator.link import NetworkSettings, SimLink, SimNetwork
+from tests.brokers import RunningBroker, mosquitto, nats_mqtt
 
 __all__ = [
     "ACK_SECONDS",
@@ -32,6 +36,7 @@ __all__ = [
     "Scenario",
     "World",
     "arrivals",
+    "mqtt_settings",
     "part_of",
     "play",
     "receipt_of",
@@ -85,7 +90,7 @@ def receipt_of(number: int, lane: Lane = Lane.EVENTS, node: str = NODE) -> Recei
     )
 
 
-async def up(link: Link) -> None:
+async def up(link: "Link | MqttIntake") -> None:
     """Returns once the link is up."""
     state = link.state
     while not state.up:
@@ -112,7 +117,7 @@ async def send_all(link: Link, parts: Sequence[Part]) -> None:
 
 
 def play(world: str, directory: Path, scenario: Scenario, up_bytes_max: int = 2**24) -> None:
-    """Runs a scenario in the simulated or the real world."""
+    """Runs a scenario in the world of that name."""
     if world == "simulated":
 
         async def simulated(rng: random.Random) -> None:
@@ -124,7 +129,10 @@ def play(world: str, directory: Path, scenario: Scenario, up_bytes_max: int = 2*
     else:
 
         async def real() -> None:
-            async with asyncio.timeout(_REAL_SECONDS_MAX), _real(directory, up_bytes_max) as made:
+            async with (
+                asyncio.timeout(_REAL_SECONDS_MAX),
+                _real(world, directory, up_bytes_max) as made,
+            ):
                 await scenario(made)
 
         asyncio.run(real())
@@ -186,8 +194,58 @@ def session_settings(url: str, name: str = "up", ping_seconds: float = 1.0) -> S
     )
 
 
+@dataclass
+class _MqttWorld:
+    broker: RunningBroker
+    intake: MqttIntake
+
+    def link(self, node: str = NODE) -> MqttLink:
+        return self._link(mqtt_settings(self.broker.port, f"link-{node}"), node)
+
+    def unreachable_link(self) -> MqttLink:
+        return self._link(mqtt_settings(1, "link"), NODE)
+
+    async def interrupt(self, link: Link) -> None:
+        seen = link.state
+        await asyncio.to_thread(self.broker.end)
+        await link.wait_changed(seen)
+        await asyncio.to_thread(self.broker.start)
+        await up(self.intake)
+
+    def _link(self, broker: MqttSettings, node: str) -> MqttLink:
+        settings = MqttLinkSettings(
+            "up", broker, SITE, node, keepalive_seconds=1, send_seconds=3.0, full_seconds=0.5
+        )
+        return MqttLink(settings, SystemClock(), random.Random(1))
+
+
+def mqtt_settings(port: int, client_id: str) -> MqttSettings:
+    """How a test connects: soon, or it is told."""
+    return MqttSettings(
+        "127.0.0.1", port, client_id, connect_seconds_max=2.0, drain_seconds_max=0.1
+    )
+
+
 @asynccontextmanager
-async def _real(directory: Path, up_bytes_max: int) -> AsyncIterator[_RealWorld]:
+async def _real(
+    world: str, directory: Path, up_bytes_max: int
+) -> "AsyncIterator[_RealWorld | _MqttWorld]":
+    if world == "jetstream":
+        async with _jetstream(directory, up_bytes_max) as made:
+            yield made
+    else:
+        start = {"mosquitto": mosquitto, "nats mqtt": nats_mqtt}[world]
+        with start(directory) as broker:
+            settings = MqttIntakeSettings(
+                "intake", mqtt_settings(broker.port, "intake"), ack_seconds=ACK_SECONDS
+            )
+            async with MqttIntake(settings, SystemClock(), random.Random(3)) as intake:
+                await up(intake)
+                yield _MqttWorld(broker, intake)
+
+
+@asynccontextmanager
+async def _jetstream(directory: Path, up_bytes_max: int) -> AsyncIterator[_RealWorld]:
     settings = ServerSettings("headquarters", directory, restart_seconds_min=0.05)
     async with EmbeddedServer(settings, random.Random(2)) as server:
         intake_settings = IntakeSettings(

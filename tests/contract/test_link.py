@@ -1,13 +1,15 @@
-"""The contract of the ports ``Link`` and ``Intake``, on the simulated pair and on JetStream."""
+"""The contract of the ports ``Link`` and ``Intake``, on the simulated pair and the real ones."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 from mesh.ports import Accepted, Arrival, Refusal
+from mesh.transfer.parts import cut
 from schemas.errors import LinkDown, RefusedBecause
 from schemas.limits import INTAKE_BATCHES_MAX
 from schemas.messages import Lane, Receipt
@@ -25,6 +27,21 @@ from tests.contract.link_worlds import (
     up,
 )
 
+_REAL = ("jetstream", "mosquitto", "nats mqtt")
+WORLDS = ("simulated", *_REAL)
+"""Where every scenario is played."""
+REFUSING_WORLDS = ("simulated", "jetstream")
+"""Where a receiver without room refuses. An MQTT broker has a queue for each client, and what does
+not fit into it the broker drops: some say so in MQTT 5, mosquitto never does. The sender then gets
+no receipt, and sends again."""
+
+
+def _in(worlds: Sequence[str]) -> list[object]:
+    return [
+        pytest.param(world, marks=pytest.mark.integration) if world in _REAL else world
+        for world in worlds
+    ]
+
 
 class Stage:
     """Where a scenario is played."""
@@ -38,7 +55,7 @@ class Stage:
         play(self._world, self._directory, scenario, up_bytes_max)
 
 
-@pytest.fixture(params=["simulated", pytest.param("jetstream", marks=pytest.mark.integration)])
+@pytest.fixture(params=_in(WORLDS))
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
     """Each world in turn."""
     return Stage(request.param, tmp_path / "server")
@@ -159,6 +176,7 @@ def test_a_part_with_a_bad_name_is_refused(stage: Stage) -> None:
     stage.play(scenario)
 
 
+@pytest.mark.parametrize("stage", _in(REFUSING_WORLDS), indirect=True)
 def test_a_full_receiver_refuses(stage: Stage) -> None:
     """Without room a part is refused as ``full`` with a time to wait; with room it is accepted."""
 
@@ -233,6 +251,49 @@ def test_an_acknowledgement_outlives_the_connection(stage: Stage) -> None:
             again = await arrivals(groups, 1)
             assert again[0].payload == taken[0].payload
             await world.intake.accept([*taken, *again])
+            await _nothing_comes(groups)
+
+    stage.play(scenario)
+
+
+def test_a_batch_sent_in_parts_arrives_whole_and_once(stage: Stage) -> None:
+    """Parts in any order, some of them twice, the last one last: one arrival, all of its bytes."""
+
+    async def scenario(world: World) -> None:
+        whole = part_of(1, 100_000, Lane.LOGS)
+        *parts, last = cut(whole, 7_000)
+        async with world.link() as link, aclosing(world.intake.batches()) as groups:
+            await up(link)
+            await send_all(link, [*reversed(parts), *parts[::3]])
+            assert await link.send(last) == Accepted()
+            (arrival,) = await arrivals(groups, 1)
+            assert arrival[:5] == (SITE, NODE, "logs", whole.payload, False)
+            (again,) = await arrivals(groups, 1)
+            assert (again.payload, again.redelivered) == (whole.payload, True)
+            await world.intake.accept([again])
+            await _nothing_comes(groups)
+
+    stage.play(scenario)
+
+
+def test_parts_of_two_batches_may_be_interleaved(stage: Stage) -> None:
+    """Two lanes share the link part by part, with a whole alarm in between; each arrives whole."""
+
+    async def scenario(world: World) -> None:
+        logs, events = part_of(1, 60_000, Lane.LOGS), part_of(2, 40_000, Lane.EVENTS)
+        alarm = part_of(3, 500, Lane.ALARMS)
+        async with world.link() as link, aclosing(world.intake.batches()) as groups:
+            await up(link)
+            for pair in zip_longest(cut(logs, 10_000), cut(events, 10_000)):
+                await send_all(link, [part for part in pair if part is not None])
+                if pair[0] is not None and pair[0].offset == 0:
+                    assert await link.send(alarm) == Accepted()
+            missing = {part.payload: str(part.lane) for part in (alarm, logs, events)}
+            while missing:
+                group = await anext(groups)
+                for arrival in group:
+                    assert missing.pop(arrival.payload) == arrival.lane
+                await world.intake.accept(group)
             await _nothing_comes(groups)
 
     stage.play(scenario)

@@ -275,7 +275,7 @@ def test_each_command_checks_its_own_sections(tmp_path: Path) -> None:
     assert load(write(tmp_path, EDGE), {}).for_edge().decisions[0].name == "pump"
 
 
-@pytest.mark.parametrize("name", ["edge", "edge-mosquitto", "headquarters"])
+@pytest.mark.parametrize("name", ["edge", "edge-mosquitto", "edge-uplinks", "headquarters"])
 def test_samples_are_right(name: str) -> None:
     """Each sample loads as it is, and what it says of its model is there."""
     settings = load(SAMPLES / f"{name}.toml", {})

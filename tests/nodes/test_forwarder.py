@@ -12,11 +12,12 @@ from mesh.ports import Accepted, LinkState, Part, Refusal
 from mesh.spool import batch
 from mesh.spool.spool import Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
-from nodes.forwarder import BatchRefused, Forwarder, LinkChanged, ReceiptRefused
+from nodes.forwarder import BatchRefused, LinkChanged, ReceiptRefused
 from schemas.errors import LinkDown, RefusedBecause
 from schemas.messages import Epoch, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
+from tests.nodes.forwards import forward
 from tests.spool.world import CALM, SMALL, Said, Watcher, opened, play
 
 SETTINGS = DeliverySettings(window_batches=3, receipt_seconds=10.0)
@@ -51,6 +52,11 @@ class Wire:
         self.state = replace(self.state, up=up, connections=connections)
         self.changed.set()
 
+    def reset(self, reason: str) -> None:
+        """Comes up anew at once."""
+        assert reason
+        self.turn(up=True)
+
     async def send(self, part: Part) -> Accepted | Refusal:
         """As told."""
         self.under_way += 1
@@ -84,7 +90,7 @@ class World:
         self.wire = wire
         self.said = Said()
         self.watcher = Watcher()
-        self.forwarder = Forwarder("hall", "pump", spool, wire, SETTINGS, self.watcher)
+        self.forwarder = forward("pump", spool, wire, SETTINGS, self.watcher)
         self.number = 0
 
     def receipt(self, lane: Lane, watermark: int, changes: dict[str, Any] | None = None) -> None:
@@ -154,12 +160,14 @@ def test_what_is_recorded_is_sent_and_released_by_a_receipt() -> None:
 
 
 def test_without_a_receipt_it_is_sent_again_for_ever() -> None:
-    """A transport acknowledges and forgets; after each deadline it is offered anew."""
+    """A transport acknowledges and forgets; it is offered anew, at intervals that grow."""
 
     async def scenario(world: World) -> None:
         await world.said.append(world.spool, Lane.ALARMS, ["a"])
         await asyncio.sleep(55)
-        assert 5 <= world.wire.lanes().count(Lane.ALARMS) <= 6
+        assert world.wire.lanes().count(Lane.ALARMS) == 3, "after 0, 10 and 30 seconds"
+        await asyncio.sleep(1000)
+        assert world.wire.lanes().count(Lane.ALARMS) == 6, "then after 70, 150, 230, when it parks"
         await world.everything()
         before = len(world.wire.sent)
         await asyncio.sleep(100)

@@ -9,11 +9,12 @@ from mesh.ports import Accepted, Part, Refusal
 from mesh.spool import batch, events
 from mesh.spool.spool import Spool
 from mesh.transfer.delivery import DeliverySettings
-from nodes.forwarder import BatchParked, Forwarder
+from nodes.forwarder import BatchParked
 from schemas.errors import RefusedBecause
 from schemas.messages import Epoch, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
+from tests.nodes.forwards import forward
 from tests.nodes.test_forwarder import Wire, World
 from tests.spool.world import Said, Watcher, opened, play
 
@@ -81,7 +82,7 @@ async def _outdated(disk: SimDisk, spool: Spool, watermark: int) -> int:
     """How often the node was told to begin anew, by two receipts that speak of too much."""
     told: list[int] = []
     wire, watcher = Wire(), Watcher()
-    forwarder = Forwarder("hall", "pump", spool, wire, SETTINGS, watcher, lambda: told.append(1))
+    forwarder = forward("pump", spool, wire, SETTINGS, watcher, lambda: told.append(1))
     world = World(spool, wire)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(forwarder.run())

@@ -23,6 +23,7 @@ from simulator.clock import SimClock, VirtualLoop
 from simulator.disk import SimDisk
 from simulator.ledger_store import MemoryLedgerStore
 from simulator.link import NetworkSettings, SimIntake, SimLink, SimNetwork
+from tests.nodes.forwards import forward
 from tests.spool.world import SMALL, Nowhere, Said, Watcher, resources
 
 __all__ = ["ROUGH", "CrashNow", "Edge", "Headquarters", "Identity", "network", "settled_lines"]
@@ -82,9 +83,7 @@ class Edge:
             resources(self.disk, self.rng.randrange(2**32), self.watcher), settings
         )
         self.link = self.net.link("hall", self.node)
-        self.forwarder = Forwarder(
-            "hall", self.node, self.spool, self.link, _DELIVERY, self.watcher
-        )
+        self.forwarder = forward(self.node, self.spool, self.link, _DELIVERY, self.watcher)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(work) for work in (self.spool.maintain(), self._forward())]
 

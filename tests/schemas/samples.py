@@ -179,6 +179,9 @@ _ledger = st.builds(
     _seq,
     _seq,
     _time,
+    st.dictionaries(_name, _seq, max_size=3),
+    _time,
+    ranges(),
 )
 
 

@@ -16,6 +16,7 @@ from schemas.topics import (
     check_topic,
     is_identifier,
     matches,
+    upstream_filter,
 )
 
 HOSTILE = [
@@ -137,6 +138,53 @@ def test_what_cannot_be_published_under_is_refused(text: str) -> None:
     with pytest.raises(Refused) as refused:
         check_topic(text)
     assert refused.value.reason is RefusedBecause.BAD_NAME
+
+
+@given(_identifier, _identifier, st.sampled_from(["up", "down"]), _identifier)
+def test_a_subject_has_one_topic_and_the_filters_that_select_it(
+    site: str, node: str, way: str, name: str
+) -> None:
+    """Slashes for dots, there and back; selected by the filters of its way, site and node only."""
+    subject = Subject(site, node, way, name)
+    assert subject.topic == str(subject).replace(".", "/")
+    assert Subject.parse_topic(subject.topic) == subject
+    other = "up" if way == "down" else "down"
+    for wanted_site in (site, None):
+        for wanted_node in (node, None):
+            assert matches(upstream_filter(way, wanted_site, wanted_node), subject.topic)
+            assert not matches(upstream_filter(other, wanted_site, wanted_node), subject.topic)
+    elsewhere = ("b" if site[0] == "a" else "a") + site[1:]
+    assert not matches(upstream_filter(way, elsewhere, None), subject.topic)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mesh/v1/s/n/up",
+        "mesh/v1/s/n/up/x/y",
+        "mesh/v2/s/n/up/x",
+        "mesh.v1.s.n.up.x",
+        "mesh/v1/s/n/sideways/x",
+        "mesh/v1/s/+/up/x",
+        "/mesh/v1/s/n/up",
+        "x" * 70_000,
+    ],
+)
+def test_other_shapes_are_no_upstream_topics(text: str) -> None:
+    """Six levels, our prefix, up or down, identifiers; what is said of it stays short."""
+    with pytest.raises(Refused) as refused:
+        Subject.parse_topic(text)
+    assert refused.value.reason is RefusedBecause.BAD_NAME
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_name_is_in_no_upstream_filter(text: str) -> None:
+    """Refusal 6: a wildcard cannot be smuggled in as the name of a site or a node."""
+    for site, node in ((text, None), (None, text)):
+        with pytest.raises(Refused):
+            upstream_filter("up", site, node)
 
 
 def test_length_counts_in_bytes() -> None:

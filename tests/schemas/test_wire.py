@@ -2,6 +2,7 @@
 
 import math
 import struct
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -14,7 +15,7 @@ from schemas.layouts import LAYOUTS
 from schemas.limits import RANGES_MAX, TEXT_CHARS_MAX
 from schemas.messages import Account, Decision, Event, Lane, LogLine, MetricPoint, Severity
 from schemas.ranges import Ranges
-from schemas.stored import Closed, Reserved
+from schemas.stored import Closed, LaneLedger, PartitionLedger, Reserved
 from schemas.wire import Message
 from tests.schemas.samples import EPOCH, EXAMPLES, messages_of_any_kind
 
@@ -29,6 +30,20 @@ def test_every_message_comes_back_as_it_was(message: Message) -> None:
     assert wire.encode(wire.decode(data)) == data
     assert wire.decode_as(type(message), data) == message
     assert wire.kind_of(data) == type(message).__name__.lower()
+
+
+def test_a_ledger_of_before_its_newer_fields_is_read() -> None:
+    """They say their defaults, and are not written where they do: nothing else is canonical."""
+    plain = PartitionLedger("hq", EPOCH, lanes=(LaneLedger("hall", "pump", EPOCH, Lane.LOGS),))
+    data = wire.encode(plain)
+    said = wire.encode(replace(plain, lanes=(replace(plain.lanes[0], stated_wall_ns=5),)))
+    raw = msgpack.unpackb(data)
+    assert len(raw[5][0]) == 12
+    assert len(msgpack.unpackb(said)[5][0]) == 14
+    raw[5][0] += [{}, 0]
+    with pytest.raises(Refused, match="not canonical"):
+        wire.decode(msgpack.packb(raw))
+    assert wire.decode(data) == plain
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

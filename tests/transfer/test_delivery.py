@@ -71,6 +71,7 @@ def test_what_has_no_receipt_is_sent_again(how: str) -> None:
         case "failure":
             delivery.on_failed(Lane.EVENTS, tickets[1])
         case "timer":
+            delivery.on_accepted(Lane.EVENTS, tickets[1], 1.0)
             delivery.on_timer(30.9)
             assert _start(delivery) == 9, "not yet"
             delivery.on_timer(31.0)

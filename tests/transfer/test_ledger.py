@@ -87,6 +87,32 @@ def test_the_newest_account_holds(order: list[int]) -> None:
     assert ledger.explain(known, _account(5, 1)) == known
 
 
+def test_an_account_says_who_has_released_how_far() -> None:
+    """The newest one, with its time; an older one changes neither."""
+    first = replace(_account(1, 10), released={"gate": 4}, wall_ns=5)
+    known = ledger.explain(EMPTY, replace(_account(2, 10), released={"hq": 9}, wall_ns=8))
+    assert (known.released, known.stated_wall_ns) == ({"hq": 9}, 8)
+    assert ledger.explain(known, first) == known
+
+
+def test_a_dispute_is_noted_once() -> None:
+    """However often the same other records are offered; what is held stays as it was."""
+    known = ledger.take(EMPTY, header(0, 5), 0).ledger
+    noted = ledger.dispute(known, header(3, 7, salt="forged"))
+    assert noted.disputed == Ranges(((3, 5),))
+    assert replace(noted, disputed=Ranges()) == known
+    assert ledger.dispute(noted, header(3, 7, salt="forged")) == noted
+    assert ledger.dispute(known, header(5, 7, salt="forged")).disputed == Ranges(((5, 7),))
+
+
+def test_disputes_are_bounded() -> None:
+    """They are an alarm: a ledger does not grow with every one of them."""
+    known = EMPTY
+    for first in range(0, 1000, 2):
+        known = ledger.dispute(known, header(first, first + 1, salt="x"))
+    assert len(known.disputed.spans) <= 64
+
+
 def test_an_account_never_says_less_than_what_came() -> None:
     """A statement that was overtaken by records does not shrink what was produced."""
     known = ledger.take(EMPTY, header(0, 10), 0).ledger

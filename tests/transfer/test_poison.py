@@ -11,11 +11,12 @@ import pytest
 from mesh.ports import Accepted, Link, LinkState, Part, Refusal
 from mesh.spool import batch
 from mesh.transfer.delivery import Delivery, DeliverySettings
-from nodes.forwarder import BatchParked, BatchRefused, Forwarder
+from nodes.forwarder import BatchParked, BatchRefused
 from schemas.errors import RefusedBecause
 from schemas.messages import Epoch, Lane, Receipt, Severity, Stage
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
+from tests.nodes.forwards import forward
 from tests.spool.world import CALM, Said, Watcher, opened, pending, play
 from tests.transfer.headers import EPOCH, header, receipt_of
 
@@ -175,7 +176,7 @@ def test_a_poisoned_lane_drains_around_it_and_somebody_is_told(*, poison: bool) 
                 assert await said.append(spool, Lane.EVENTS, [f"{n}", "x"])
                 spool._pump.rotate()
                 await asyncio.sleep(1)
-            forwarder = Forwarder("hall", "pump", spool, link, SETTINGS, watcher)
+            forwarder = forward("pump", spool, link, SETTINGS, watcher)
             work = asyncio.get_running_loop().create_task(forwarder.run())
             await asyncio.sleep(30)
             parked = [event for event in watcher.seen if isinstance(event, BatchParked)]

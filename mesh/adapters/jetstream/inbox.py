@@ -70,6 +70,25 @@ class Inbox:
                 return group, ""
             message = self._queue.get_nowait()
 
+    async def take_answer(self, deadline: float) -> "Message":
+        """The next message, whatever it is.
+
+        Args:
+            deadline: until when, on the loop's clock, it must come.
+
+        Raises:
+            LinkDown: nothing came, or the session is lost.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await self._queue.get()
+        except TimeoutError:
+            self._lose("JetStream does not answer a request for stored messages")
+            raise LinkDown(self._reason) from None
+        if message is None:
+            raise LinkDown(self._reason)
+        return message
+
 
 class Message(NamedTuple):
     """What the server sent."""

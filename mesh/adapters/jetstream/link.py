@@ -1,10 +1,12 @@
 """The link to NATS JetStream: port ``Link``.
 
-A part is one message of the stream ``MESH_UP``, published to ``mesh.v1.<site>.<node>.up.<lane>``
-with the batch's digest, the part's offset and the batch's total length as headers. The server's
-acknowledgement says that it has the message, which moves the send window and nothing else: a server
-that syncs lazily loses it in a power cut. So ``Nats-Msg-Id`` is not used either: its window of
-deduplication would be a promise that the ledger has to keep anyway.
+A batch, or the last part of one, is one message of the stream ``MESH_UP``, published to
+``mesh.v1.<site>.<node>.up.<lane>`` with the batch's digest, the part's offset and the batch's total
+length as headers. The parts before it wait in the stream ``MESH_PARTS``, each under a subject of
+its own, from which whoever takes the last one fetches them. The server's acknowledgement says that
+it has the message, which moves the send window and nothing else: a server that syncs lazily loses
+it in a power cut. So ``Nats-Msg-Id`` is not used either: its window of deduplication would be a
+promise that the ledger has to keep anyway.
 
 Receipts are the newest messages under ``mesh.v1.<site>.<node>.down.receipt-<lane>`` in
 ``MESH_DOWN``. After each connection a new consumer starts with the last one of each lane, then
@@ -27,12 +29,12 @@ from mesh.adapters.jetstream.session import (
     Session,
     SessionSettings,
 )
-from mesh.adapters.jetstream.streams import RECEIPT_PREFIX, STREAM_DOWN, STREAM_UP
+from mesh.adapters.jetstream.streams import STREAM_DOWN, STREAM_UP
 from mesh.ports import Accepted, Clock, LinkState, Part, Refusal
 from schemas.errors import LinkDown, Refused, RefusedBecause
 from schemas.limits import RECEIPT_BYTES_MAX
 from schemas.messages import Receipt
-from schemas.topics import Subject, check_identifier
+from schemas.topics import RECEIPT_PREFIX, PartSubject, Subject, check_identifier
 from schemas.wire import decode_as
 
 __all__ = ["DIGEST_HEADER", "OFFSET_HEADER", "TOTAL_HEADER", "JetStreamLink", "LinkSettings"]
@@ -147,7 +149,7 @@ class JetStreamLink:
         """
         session = self._connection.session
         try:
-            subject = str(Subject(part.site, part.node, "up", part.lane))
+            subject = _subject(part)
             async with asyncio.timeout(self._settings.send_seconds), self._window:
                 await session.store(
                     subject, part.payload, _headers(part), self._settings.send_seconds
@@ -234,6 +236,17 @@ class JetStreamLink:
         except Refused:
             self._undecodable += 1
             return None
+
+
+def _subject(part: Part) -> str:
+    """Where a part goes.
+
+    Raises:
+        Refused: ``bad_name``.
+    """
+    if part.offset + len(part.payload) < part.total:
+        return PartSubject(part.site, part.node, part.digest).at(part.offset)
+    return str(Subject(part.site, part.node, "up", part.lane))
 
 
 def _headers(part: Part) -> dict[str, str]:

@@ -38,6 +38,9 @@ from schemas.errors import LinkDown, Refused, RefusedBecause
 __all__ = ["JetStreamError", "NoResponders", "Session", "SessionSettings"]
 
 _API: Final = "$JS.API"
+_SUBJECT: Final = "Nats-Subject"
+_STATUS: Final = "Status"
+_FETCH_ENDS: Final = frozenset({"204", "404"})  # the end of what was found; nothing was found
 _NEVER_SECONDS: Final = 10**9
 _CLOSE_SECONDS: Final = 2.0
 _POLLS_PER_PING: Final = 8
@@ -102,6 +105,11 @@ class Session:
     def token(self) -> str:
         """A name that no other session has; fit for a subject."""
         return self._inbox.rpartition(".")[2]
+
+    @property
+    def unheard(self) -> str:
+        """A subject for answers that nobody waits for."""
+        return f"{self._inbox}.unheard"
 
     async def open(self) -> None:
         """Connects.
@@ -302,6 +310,34 @@ class Session:
                 if status and left == count_max and clock() - asked_at < _PULL_PAUSE_SECONDS:
                     # It ended at once and brought nothing: asking again at once would spin.
                     await asyncio.sleep(_PULL_PAUSE_SECONDS)
+
+    async def fetch(self, stream: str, subjects: str, count_max: int) -> dict[str, bytes]:
+        """The newest message under each subject of a pattern, by subject (ADR-31 of NATS).
+
+        Args:
+            stream: which stream; it allows direct access.
+            subjects: the pattern.
+            count_max: the most that may be there.
+
+        Raises:
+            LinkDown: the session is lost, no answer came in time, or there are more.
+        """
+        found: dict[str, bytes] = {}
+        body = json.dumps({"multi_last": [subjects], "batch": count_max}).encode()
+        deadline = asyncio.get_running_loop().time() + self._settings.request_seconds
+        async with self._listening(count_max + _STATUSES_MAX) as inbox:
+            await self.publish(f"{_API}.DIRECT.GET.{stream}", body, f"{inbox.prefix}.0")
+            while True:
+                message = await inbox.take_answer(deadline)
+                if message.is_no_responders:
+                    raise NoResponders(f"{stream}: no server has it")
+                subject = message.headers.get(_SUBJECT)
+                if subject is not None:
+                    found[subject] = message.data
+                elif message.headers.get(_STATUS) in _FETCH_ENDS:
+                    return found
+                else:
+                    raise LinkDown(f"{stream}: {message.headers}")
 
     async def watch(self) -> None:
         """Asks for signs of life, and loses the session when there are none."""

@@ -1,9 +1,11 @@
 """The streams of the mesh at JetStream: names, shapes, and how they come to be.
 
-``MESH_UP`` takes the parts that nodes send, ``mesh.v1.*.*.up.*``: a work queue on disk, which
-refuses when it is full, so that a sender keeps what does not fit. ``MESH_DOWN`` takes what is said
-to nodes, ``mesh.v1.*.*.down.*``, and keeps the newest message of each subject. ``KV_ledger`` holds
-one key for each partition of the ledger.
+``MESH_UP`` takes the batches that nodes send, whole or the last part of one, ``mesh.v1.*.*.up.*``:
+a work queue on disk, which refuses when it is full, so that a sender keeps what does not fit.
+``MESH_PARTS`` takes the other parts, ``mesh.v1.*.*.part.*.*``: each stays until its batch was
+taken, and a day at most. ``MESH_DOWN`` takes what is said to nodes, ``mesh.v1.*.*.down.*``, and
+keeps the newest message of each subject. ``KV_ledger`` holds one key for each partition of the
+ledger.
 
 The receiving end makes them, and brings those that are there to the shape that it needs. What an
 operator has changed beyond that, the number of replicas say, it leaves alone.
@@ -17,21 +19,24 @@ from mesh.adapters.jetstream.session import JetStreamError, Session
 __all__ = [
     "BUCKET",
     "CONSUMER",
-    "RECEIPT_PREFIX",
     "STREAM_DOWN",
+    "STREAM_PARTS",
     "STREAM_UP",
     "ensure_stream",
     "shape_down",
     "shape_ledger",
+    "shape_parts",
     "shape_up",
 ]
 
 STREAM_UP: Final = "MESH_UP"
+STREAM_PARTS: Final = "MESH_PARTS"
 STREAM_DOWN: Final = "MESH_DOWN"
 CONSUMER: Final = "ingest"
 BUCKET: Final = "ledger"
-RECEIPT_PREFIX: Final = "receipt-"
 
+_PARTS_SECONDS_MAX: Final = 86_400
+_NANOSECONDS: Final = 1_000_000_000
 _STREAM_NOT_FOUND: Final = 10059
 
 
@@ -49,6 +54,29 @@ def shape_up(bytes_max: int, replicas: int) -> dict[str, Any]:
         "storage": "file",
         "discard": "new",
         "max_bytes": bytes_max,
+        "num_replicas": replicas,
+    }
+
+
+def shape_parts(bytes_max: int, replicas: int) -> dict[str, Any]:
+    """The stream of parts that wait for the others of their batch.
+
+    A part that comes again takes the place of the one before.
+
+    Args:
+        bytes_max: how much waits in it before it refuses.
+        replicas: on how many servers a new one is kept.
+    """
+    return {
+        "name": STREAM_PARTS,
+        "subjects": ["mesh.v1.*.*.part.*.*"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": bytes_max,
+        "max_age": _PARTS_SECONDS_MAX * _NANOSECONDS,
+        "max_msgs_per_subject": 1,
+        "allow_direct": True,
         "num_replicas": replicas,
     }
 

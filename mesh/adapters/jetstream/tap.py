@@ -7,7 +7,7 @@ else.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -27,6 +27,7 @@ class Tapped(NamedTuple):
 
     subject: str
     payload: bytes
+    headers: Mapping[str, str]
 
 
 class Tap:
@@ -100,7 +101,7 @@ class Tap:
 
     async def _hear(self, message: Msg) -> None:
         try:
-            self._queue.put_nowait(Tapped(message.subject, message.data))
+            self._queue.put_nowait(Tapped(message.subject, message.data, message.headers or {}))
         except asyncio.QueueFull:
             self.missed += 1
 

@@ -31,9 +31,6 @@ __all__ = ["RECONNECT_SECONDS_MAX", "RECONNECT_SECONDS_MIN", "MqttBroker", "Mqtt
 
 RECONNECT_SECONDS_MIN: Final = 0.1
 RECONNECT_SECONDS_MAX: Final = 15.0
-# A connection that stood this long was a good one: the next failure starts from the shortest pause.
-# Two clients that share an id throw each other out at once, and must not do so ten times a second.
-_GOOD_SECONDS: Final = 5.0
 _TICK_SECONDS_MAX: Final = 1.0
 _DOUBLINGS_MAX: Final = 32
 _MQTT_5: Final = 5
@@ -51,9 +48,16 @@ class MqttBroker:
         settings: where, and who we are.
         clock: looked at once a group.
         rng: for the pauses between attempts.
+        changes: where changes of its state are told, when several brokers share one line.
     """
 
-    def __init__(self, settings: MqttSettings, clock: Clock, rng: Random) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        clock: Clock,
+        rng: Random,
+        changes: WaitingLine | None = None,
+    ) -> None:
         self._settings = settings
         self._rng = rng
         self._filters: dict[str, int] = {}
@@ -66,14 +70,19 @@ class MqttBroker:
             settings, clock, self._inbound, self._window, self._tally, self._on_room
         )
         self._version = _MQTT_311 if settings.protocol == "3.1.1" else _MQTT_5
+        # The broker may send before it has granted all filters: the latest session is one that is
+        # up, or about to be.
         self._session: Session | None = None
+        self._latest: Session | None = None
+        self._sessions = 0
         self._reason = "not connected yet"
         self._protocol = ""
         self._connections = 0
         self._attempts = 0
+        self._since_mono_ns = clock.now().mono_ns
         self._shed = 0
         self._waiting_room = WaitingLine()
-        self._waiting_change = WaitingLine()
+        self._waiting_change = changes or WaitingLine()
         self._tasks: asyncio.TaskGroup | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -94,7 +103,7 @@ class MqttBroker:
         try:
             await self._drain()
         finally:
-            session, self._session = self._session, None
+            session, self._session, self._latest = self._session, None, None
             if session is not None:
                 session.disconnect()
             self._change("closed")
@@ -131,6 +140,25 @@ class MqttBroker:
         """Filters that the broker does not let us read."""
         return frozenset(self._tally.refused_filters)
 
+    @property
+    def since_mono_ns(self) -> int:
+        """Since when it is connected, or is not, on the monotonic clock."""
+        return self._since_mono_ns
+
+    @property
+    def broker_packet_bytes_max(self) -> int | None:
+        """The largest packet that the broker takes; ``None`` where it did not tell."""
+        return None if self._session is None else self._session.broker_packet_bytes_max
+
+    def is_current(self, delivery: Delivery) -> bool:
+        """Whether a QoS 1 delivery came on the present connection, so that it can be answered."""
+        token = delivery.token
+        return (
+            self._latest is not None
+            and isinstance(token, int)
+            and token >> 16 == self._latest.number
+        )
+
     async def wait_changed(self, seen: BrokerState) -> BrokerState:
         """Returns once the state differs from ``seen`` in more than ``shed``."""
         while _essence(state := self.state) == _essence(seen):
@@ -159,8 +187,8 @@ class MqttBroker:
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Sends the PUBACK of each QoS 1 delivery of this connection; others are passed over."""
-        if self._session is not None:
-            self._session.acknowledge(deliveries)
+        if self._latest is not None:
+            self._latest.acknowledge(deliveries)
 
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Hands many messages to the transport in one go, in order.
@@ -175,6 +203,48 @@ class MqttBroker:
         done = session.put(publications, 0)
         if done < len(publications):
             await self._publish_rest(session, publications, done)
+
+    async def publish_answered(self, publications: Sequence[Publication]) -> list[int]:
+        """Publishes with QoS 1, in order, and returns what the broker answered to each.
+
+        Unlike those of ``publish`` they are never sent again: what was not answered when the
+        connection ended, or when the caller stopped waiting, may or may not have arrived.
+
+        Returns:
+            Reason codes of MQTT 5; a broker of 3.1.1 knows only 0, success.
+
+        Raises:
+            LinkDown: not connected, or the connection ended first. Set a deadline: there is none.
+            Refused: a topic or size that the broker does not take; those before it are sent.
+        """
+        session = self._session
+        if session is None:
+            raise LinkDown(self._reason)
+        answers: list[asyncio.Future[int | None]] = []
+        self._window.awaited += 1
+        session.regulate()
+        try:
+            for publication in publications:
+                while not session.put((publication._replace(qos=1),), 0):
+                    await self._waiting_room.wait()
+                    if session is not self._session:
+                        raise LinkDown(session.lost.result())
+                answers.append(self._window.expect())
+            codes = [await answer for answer in answers]
+        finally:
+            for answer in answers:
+                answer.cancel()
+            self._window.awaited -= 1
+            session.regulate()
+        if None in codes:
+            raise LinkDown(session.lost.result())
+        return [code for code in codes if code is not None]
+
+    def reset(self, reason: str) -> None:
+        """Tears the connection down, and makes it anew; fine while there is none."""
+        if self._session is not None:
+            self._session.close(reason)
+            self._dismiss(self._session)
 
     async def _publish_rest(
         self, session: Session, publications: Sequence[Publication], done: int
@@ -203,13 +273,13 @@ class MqttBroker:
     async def _keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            session = self._new_session()
+            session = self._latest = self._new_session()
             try:
                 await session.open(self._filters)
                 self._admit(session)
                 since = loop.time()
                 await self._watch(session)
-                if loop.time() - since >= _GOOD_SECONDS:
+                if loop.time() - since >= self._settings.steady_seconds:
                     self._attempts = 0
             except LinkDown as down:
                 self._change(str(down))
@@ -223,11 +293,13 @@ class MqttBroker:
         kind = (
             BufferedSession if self._settings.buffered and paho_allows_buffering() else PlainSession
         )
-        return kind(self._around, self._connections + 1, self._version)
+        self._sessions += 1
+        return kind(self._around, self._sessions, self._version)
 
     def _admit(self, session: Session) -> None:
         self._connections += 1
         self._session = session
+        self._since_mono_ns = self._around.clock.now().mono_ns
         self._protocol = _NAMES[self._version]
         self._change("")
 
@@ -240,8 +312,12 @@ class MqttBroker:
 
     def _dismiss(self, session: Session) -> None:
         session.close("stopped")
+        self._window.abandon()
+        if self._latest is session:
+            self._latest = None
         if self._session is session:
             self._session = None
+            self._since_mono_ns = self._around.clock.now().mono_ns
             self._change(session.lost.result())
         self._on_room()
 

@@ -15,6 +15,7 @@ import paho.mqtt
 from paho.mqtt.client import Client
 
 from mesh.adapters.mqtt.packet import PINGREQ, PacketReader, TopicWriter, encode_pubacks
+from mesh.adapters.mqtt.reason import FAILURE_CODE_MIN
 from mesh.adapters.mqtt.session import Session, Surroundings, describe
 from mesh.adapters.mqtt.stream import BufferedSocket, open_socket
 from mesh.ports import Delivery, Publication
@@ -39,6 +40,8 @@ class BufferedSession(Session):
         self._writer = TopicWriter(version)
         self._socket: BufferedSocket | None = None
         self._heard = self._pinged = self._loop.time()
+        self._taken_bytes = 0
+        self._was_waiting = False
 
     @property
     def unsent_bytes(self) -> int:
@@ -49,7 +52,7 @@ class BufferedSession(Session):
         """Hands over as many as there is room for, from ``start``; returns where it stopped."""
         assert self._socket is not None, "put is called on an open session"
         window, encode = self._window, self._writer.encode
-        bytes_max = self._settings.publication_bytes_max
+        bytes_max = self._publication_bytes_max
         parts: list[bytes] = []
         waiting, gathered, stopped = self._socket.unsent_bytes, 0, start
         try:
@@ -107,10 +110,16 @@ class BufferedSession(Session):
         """Pings twice a keepalive; gives up a broker that says nothing.
 
         While reading is paused the answers wait behind the messages, so silence means nothing.
+        While a large message goes out over a slow way its answer, and that to a ping, is yet to
+        come: that bytes which had to wait go out is a sign of life too.
         """
         if self._socket is None or self.lost.done():
             return
         now, keepalive = self._loop.time(), self._settings.keepalive_seconds
+        if self._was_waiting and self._socket.taken_bytes != self._taken_bytes:
+            self._heard = now
+        self._was_waiting = self._socket.unsent_bytes > 0
+        self._taken_bytes = self._socket.taken_bytes
         if self._socket.reading and now - self._heard >= 1.5 * keepalive:
             self.close(
                 f"no sign of life from {self._settings.address} for {now - self._heard:.0f} s"
@@ -121,7 +130,9 @@ class BufferedSession(Session):
 
     async def _connect(self) -> None:
         settings = self._settings
-        sock = await open_socket(settings.host, settings.port, settings.tls)
+        sock = await open_socket(
+            settings.host, settings.port, settings.tls, settings.kernel_queue_bytes_max
+        )
         self._socket = BufferedSocket(
             sock,
             self._on_readable,
@@ -176,10 +187,10 @@ class BufferedSession(Session):
     def _follow_up(self, reader: PacketReader, sock: BufferedSocket) -> None:
         """What else was in the bytes: acknowledgements, what cannot be read, what paho knows."""
         if reader.acknowledged:
-            pop = self._window.unacknowledged.pop
-            for packet_id, taken in reader.acknowledged:
-                pop(packet_id, None)
-                self._tally.refused += not taken
+            settle = self._window.settle
+            for packet_id, code in reader.acknowledged:
+                settle(packet_id, code)
+                self._tally.refused += code >= FAILURE_CODE_MIN
             reader.acknowledged.clear()
             if self._window.is_worth_waking:
                 self._around.on_room()

@@ -26,9 +26,18 @@ from schemas.errors import Refused, RefusedBecause
 from schemas.messages import Instant
 from schemas.topics import check_topic
 
-__all__ = ["PINGREQ", "PacketReader", "TopicWriter", "encode_pubacks"]
+__all__ = [
+    "PACKET_HEAD_BYTES_MAX",
+    "PINGREQ",
+    "PacketReader",
+    "TopicWriter",
+    "encode_pubacks",
+    "packet_bytes",
+]
 
 PINGREQ: Final = b"\xc0\x00"
+PACKET_HEAD_BYTES_MAX: Final = 1 + 4 + 2 + 2 + 1
+"""A PUBLISH beside topic and payload: head, length, topic length, packet id, properties."""
 
 _PUBLISH: Final = 0x30
 _PUBACK: Final = 0x40
@@ -39,7 +48,6 @@ _QOS_1: Final = 0x02
 _RETAIN: Final = 0x01
 _MORE: Final = 0x80
 _LENGTH_BYTES_MAX: Final = 4
-_REFUSED_CODE_MIN: Final = 0x80
 # Everything before the payload: head, length, topic, packet id. Properties come on top, but of them
 # nothing is needed.
 _PREFIX_BYTES_MAX: Final = 1 + 4 + 2 + 65_535 + 2
@@ -61,8 +69,8 @@ class PacketReader:
         """Messages passed over: too large, or their topic is none."""
         self.unreadable: list[int] = []
         """Packet ids of QoS 1 messages that were passed over and want a PUBACK."""
-        self.acknowledged: list[tuple[int, bool]] = []
-        """Packet ids that the broker acknowledged, and whether it took the message."""
+        self.acknowledged: list[tuple[int, int]] = []
+        """Packet ids that the broker acknowledged, and its reason code; 0 is success."""
         self.others = bytearray()
         """Whole packets of other kinds, in order."""
         self._version5 = version == 5  # noqa: PLR2004, the protocol's number
@@ -194,8 +202,8 @@ class PacketReader:
     def _take_puback(self, data: bytes, body: int, stop: int) -> None:
         if stop - body < 2:  # noqa: PLR2004, a packet id
             raise Refused(RefusedBecause.MALFORMED, f"PUBACK of {stop - body} bytes")
-        taken = stop - body == 2 or data[body + 2] < _REFUSED_CODE_MIN  # noqa: PLR2004
-        self.acknowledged.append((data[body] << 8 | data[body + 1], taken))
+        code = data[body + 2] if stop - body > 2 else 0  # noqa: PLR2004
+        self.acknowledged.append((data[body] << 8 | data[body + 1], code))
 
     def _pass_over(self, data: bytes, at: int, body: int, stop: int) -> int:
         """Skips a packet that is too large; returns where the rest that must be kept begins."""
@@ -281,6 +289,11 @@ class TopicWriter:
 def encode_pubacks(packet_ids: Sequence[int]) -> bytes:
     """One PUBACK for each packet id, without reason: success, in both versions."""
     return struct.pack(f">{len(packet_ids)}I", *[0x4002_0000 | i for i in packet_ids])
+
+
+def packet_bytes(topic: str, payload: bytes) -> int:
+    """The most bytes that a PUBLISH of these has."""
+    return PACKET_HEAD_BYTES_MAX + len(topic.encode()) + len(payload)
 
 
 def _encode_length(length: int) -> Iterable[int]:

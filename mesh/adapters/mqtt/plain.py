@@ -170,7 +170,7 @@ class PlainSession(Session):
 
     def _on_message(self, client: Client, _userdata: object, message: MQTTMessage) -> None:
         received = self._gathered[0].received if self._gathered else self._around.clock.now()
-        token = self._number << 16 | message.mid if message.qos else None
+        token = self.number << 16 | message.mid if message.qos else None
         try:
             topic = check_topic(message.topic)
         except (UnicodeDecodeError, Refused):
@@ -200,7 +200,7 @@ class PlainSession(Session):
         code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if self._window.unacknowledged.pop(mid, None) is not None:
+        if self._window.settle(mid, code.value):
             self._tally.refused += code.is_failure
             if self._window.is_worth_waking:
                 self._around.on_room()

@@ -22,6 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from mesh.adapters.inbound import InboundQueue
+from mesh.adapters.mqtt.packet import PACKET_HEAD_BYTES_MAX, packet_bytes
 from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.mqtt.window import Window
 from mesh.ports import Clock, Delivery, Publication
@@ -77,12 +78,13 @@ class Session(ABC):
 
     Args:
         around: what is shared with the broker.
-        number: counts connections; part of each token.
+        number: counts sessions; part of each token.
         version: 5 or 4 (3.1.1).
     """
 
     def __init__(self, around: Surroundings, number: int, version: int) -> None:
         loop = asyncio.get_running_loop()
+        self.number = number
         self.lost: asyncio.Future[str] = loop.create_future()
         """Done when the connection has ended; says why."""
         self.version_refused = False
@@ -92,13 +94,19 @@ class Session(ABC):
         self._inbound = around.inbound
         self._window = around.window
         self._tally = around.tally
-        self._number = number
         self._version = version
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._subscribing: dict[int, list[str]] = {}
         self._subscribed: asyncio.Future[None] = loop.create_future()
         self._outstanding: set[object] = set()
+        self._broker_packet_bytes_max: int | None = None
+        self._publication_bytes_max = around.settings.publication_bytes_max
         self._client = self._make_client()
+
+    @property
+    def broker_packet_bytes_max(self) -> int | None:
+        """The largest packet that the broker takes, where it told."""
+        return self._broker_packet_bytes_max
 
     async def open(self, filters: Mapping[str, int]) -> None:
         """Connects, subscribes, says the birth and repeats what is not acknowledged.
@@ -123,6 +131,9 @@ class Session(ABC):
         except BaseException:
             self.close("stopped")
             raise
+        refused = sorted(self._tally.refused_filters.intersection(filters))
+        if refused and settings.filters_required:
+            self.close(f"{settings.address} does not let us read {', '.join(refused)}")
         if self.lost.done():
             raise LinkDown(self.lost.result())
         if settings.birth is not None:
@@ -215,6 +226,13 @@ class Session(ABC):
             self.close(f"paho failed on what {self._settings.address} sent: {error!r}")
 
     def _check(self, publication: Publication) -> None:
+        limit = self._broker_packet_bytes_max
+        if limit is not None and packet_bytes(publication.topic, publication.payload) > limit:
+            raise Refused(
+                RefusedBecause.TOO_LARGE,
+                f"publication on {publication.topic[:80]!r}: {len(publication.payload)} bytes; "
+                f"{self._settings.address} takes packets of at most {limit}",
+            )
         if publication.qos > 1 or len(publication.payload) > self._settings.publication_bytes_max:
             raise Refused(
                 RefusedBecause.TOO_LARGE if publication.qos <= 1 else RefusedBecause.OUT_OF_RANGE,
@@ -279,6 +297,14 @@ class Session(ABC):
             return
         allowed = getattr(properties, "ReceiveMaximum", PUBLISH_WINDOW_MAX)
         self._window.limit = min(allowed, PUBLISH_WINDOW_MAX)
+        limit = getattr(properties, "MaximumPacketSize", None)
+        if limit is not None:
+            self._broker_packet_bytes_max = limit
+            # Whatever is larger is looked at more closely; a topic has at most three bytes a
+            # character, of which the quick test counts one.
+            self._publication_bytes_max = min(
+                self._publication_bytes_max, max(0, limit - PACKET_HEAD_BYTES_MAX) // 3
+            )
         if not self._accepted.done():
             self._accepted.set_result(None)
 

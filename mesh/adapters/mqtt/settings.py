@@ -31,8 +31,15 @@ class MqttSettings:
             clean session. MQTT 3.1.1 knows only none and for ever.
         receive_maximum: how many QoS 1 messages the broker may send before the first is
             acknowledged. Only MQTT 5 can say it; other brokers have a setting of their own.
+        kernel_queue_bytes_max: how many bytes the kernel may hold that it cannot send yet; ``None``
+            for its own choice. On a slow way little shows that large messages move: what the
+            kernel takes is a sign of life, and the sooner it takes no more, the truer.
+        filters_required: whether a connection on which the broker refuses a filter is none.
         buffered: whether to use the fast path where the installed paho allows it.
         connect_seconds_max: from the first SYN to the last SUBACK.
+        steady_seconds: a connection that stood this long was a good one: the next pause is the
+            shortest again. Two clients that share an id throw each other out at once, and must not
+            do so ten times a second.
         publish_seconds_max: how long a publication waits for room before ``LinkDown``.
         drain_seconds_max: how long leaving waits for what is not acknowledged.
         packet_bytes_max: a larger message is passed over and counted in ``refused``.
@@ -54,8 +61,11 @@ class MqttSettings:
     birth: Publication | None = None
     session_seconds: int = 3600
     receive_maximum: int = BROKER_GROUP_MESSAGES_MAX
+    kernel_queue_bytes_max: int | None = None
+    filters_required: bool = False
     buffered: bool = True
     connect_seconds_max: float = 10.0
+    steady_seconds: float = 5.0
     publish_seconds_max: float = 10.0
     drain_seconds_max: float = 1.0
     packet_bytes_max: int = 16 * MIB

@@ -58,6 +58,8 @@ class BufferedSocket:
         self._waits_writable = False
         self._reading = False
         self._closed = False
+        self.taken_bytes = 0
+        """What the kernel has taken so far."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -121,6 +123,7 @@ class BufferedSocket:
             self._unsent.clear()
             self._on_lost(error)
             return
+        self.taken_bytes += sent
         del self._unsent[:sent]
         if not self._unsent:
             if self._waits_writable:
@@ -198,10 +201,19 @@ class BufferedSocket:
         return b"".join(parts)
 
 
-async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socket.socket:
+async def open_socket(
+    host: str, port: int, tls: ssl.SSLContext | None, queue_bytes_max: int | None = None
+) -> socket.socket:
     """A connected, non-blocking socket with TCP_NODELAY, TLS agreed on where asked for.
 
     The caller sets the deadline. Addresses of the host are tried in the resolver's order.
+
+    Args:
+        host: name or address.
+        port: of the broker.
+        tls: the context; ``None`` for plain TCP.
+        queue_bytes_max: how much the kernel takes beyond what it can send now; ``None`` for its
+            own choice.
 
     Raises:
         OSError: that of the last address; ``ssl.SSLError`` is one.
@@ -216,6 +228,8 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
             await loop.sock_connect(sock, address)
             # Nagle's algorithm holds a small decision back until the one before is acknowledged.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if queue_bytes_max is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, queue_bytes_max)
             return await _agree_on_tls(sock, host, tls) if tls else sock
         except OSError as error:
             sock.close()

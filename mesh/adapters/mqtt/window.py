@@ -1,5 +1,12 @@
-"""The window of QoS 1 publications that a broker has not acknowledged."""
+"""The window of QoS 1 publications that a broker has not acknowledged.
 
+Most outlive the connection on which they were sent, and are sent again on the next. One whose
+answer is *expected* does not: its sender learns that nobody knows what became of it, and sends it
+again, or something newer in its place. Until the broker answers or the connection ends it takes its
+place in the window, also when nobody waits any more: the broker counts it.
+"""
+
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,11 +28,14 @@ class Window:
         limit: how many; the broker may allow fewer than ``PUBLISH_WINDOW_MAX``.
         awaited: how many publishers wait for room.
         unacknowledged: by packet id, in the order in which they were handed over.
+        expected: who waits for which answer, by packet id: the broker's reason code, or ``None``
+            when the connection ended before it.
     """
 
     limit: int = PUBLISH_WINDOW_MAX
     awaited: int = 0
     unacknowledged: dict[int, Publication] = field(default_factory=dict)
+    expected: dict[int, asyncio.Future[int | None]] = field(default_factory=dict)
     _last: int = _IDS - 1
 
     @property
@@ -46,3 +56,25 @@ class Window:
             if packet_id not in self.unacknowledged:
                 self.unacknowledged[packet_id] = publication
                 return packet_id
+
+    def expect(self) -> "asyncio.Future[int | None]":
+        """The broker's answer to the publication that was handed over last."""
+        packet_id = next(reversed(self.unacknowledged))
+        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self.expected[packet_id] = answer
+        return answer
+
+    def settle(self, packet_id: int, code: int) -> bool:
+        """Takes the broker's answer; whether it was to one of these publications."""
+        answer = self.expected.pop(packet_id, None)
+        if answer is not None and not answer.done():
+            answer.set_result(code)
+        return self.unacknowledged.pop(packet_id, None) is not None
+
+    def abandon(self) -> None:
+        """The connection has ended: whoever expects an answer gets none."""
+        for packet_id, answer in self.expected.items():
+            del self.unacknowledged[packet_id]
+            if not answer.done():
+                answer.set_result(None)
+        self.expected.clear()

@@ -12,6 +12,7 @@ of its rotations), ``server.err`` for what it says before its log is open or whe
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,11 +21,27 @@ from schemas.errors import ConfigurationInvalid
 from schemas.limits import BATCH_BYTES_MAX
 from schemas.topics import is_identifier
 
-__all__ = ["ServerSettings", "render", "write_configuration"]
+__all__ = ["Cluster", "ServerSettings", "render", "write_configuration"]
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _PORT_MAX: Final = 65_535
+_ROUTE: Final = re.compile(r"[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The other servers that this one keeps its streams with, each stream on several of them.
+
+    Args:
+        name: of the cluster; an identifier, the same at all of its servers.
+        port: where the others find this one; its own, so fixed.
+        routes: where this one finds the others, as ``host:port``.
+    """
+
+    name: str
+    port: int
+    routes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,7 @@ class ServerSettings:
         jetstream: whether it keeps streams; MQTT needs it.
         jetstream_bytes_max: how much its streams may keep on disk.
         jetstream_memory_bytes_max: how much its streams may keep in memory.
+        cluster: the other servers that it shares streams with; ``None`` stands alone.
         sync_always: whether each write is synced before it is acknowledged.
         payload_bytes_max: the largest message that it takes.
         connections_max: how many clients it takes.
@@ -63,6 +81,7 @@ class ServerSettings:
     jetstream: bool = True
     jetstream_bytes_max: int = 1024 * _MIB
     jetstream_memory_bytes_max: int = 16 * _MIB
+    cluster: Cluster | None = None
     sync_always: bool = True
     payload_bytes_max: int = _MIB
     connections_max: int = 1024
@@ -122,6 +141,17 @@ def render(settings: ServerSettings, client_port: int, mqtt_port: int | None) ->
             *(["  sync_interval: always"] if settings.sync_always else []),
             "}",
         ]
+    if settings.cluster is not None:
+        lines += [
+            "cluster {",
+            f"  name: {_quoted(settings.cluster.name)}",
+            f"  host: {host}",
+            f"  port: {settings.cluster.port}",
+            "  routes: [",
+            *(f"    {_quoted(f'nats-route://{route}')}" for route in settings.cluster.routes),
+            "  ]",
+            "}",
+        ]
     if mqtt_port is not None:
         # By default a QoS 1 message that was not acknowledged comes again only after 30 s.
         lines += ["mqtt {", f"  host: {host}", f"  port: {mqtt_port}", "  ack_wait: 5s", "}"]
@@ -162,6 +192,19 @@ def _problems(settings: ServerSettings) -> list[str]:
         problems.append(f"client and mqtt port are both {settings.client_port}: two are needed")
     if settings.mqtt_port is not None and not settings.jetstream:
         problems.append("mqtt without jetstream: the MQTT listener keeps its sessions in streams")
+    cluster = settings.cluster
+    if cluster is not None:
+        if not is_identifier(cluster.name):
+            problems.append(
+                f"cluster name {cluster.name[:80]!r}: 1 to 63 of a-z, 0-9, _ and - are right"
+            )
+        if not 0 < cluster.port <= _PORT_MAX:
+            problems.append(f"cluster port {cluster.port}: 1 to {_PORT_MAX} is right")
+        problems += [
+            f"cluster route {route[:80]!r}: host:port is right"
+            for route in cluster.routes
+            if not _ROUTE.fullmatch(route)
+        ]
     if settings.payload_bytes_max < BATCH_BYTES_MAX:
         problems.append(
             f"payload of {settings.payload_bytes_max} bytes: a batch takes {BATCH_BYTES_MAX}"

@@ -1,0 +1,1 @@
+"""The carried directory: a link whose cable is a person."""
