@@ -156,6 +156,15 @@ class SpoolSection(Section):
             '"64 MiB"',
         ),
     ] = ByteSize(_JOURNALS_BYTES)
+    retained_max: Annotated[
+        ByteSize | None,
+        Field(
+            ge=0,
+            le=BYTES_MAX,
+            description="how much of what was released stays while there is space, as bytes or as "
+            'text such as "256 MiB"; 0 for nothing',
+        ),
+    ] = None
     lanes: Annotated[LanesSection, Field(description="a table for each lane")]
 
     @model_validator(mode="before")
@@ -197,6 +206,11 @@ class SpoolSection(Section):
     def lane_settings(self) -> Mapping[Lane, LaneSettings]:
         """How each lane is kept, as the spool takes it."""
         return {lane: getattr(self.lanes, lane).settings(lane) for lane in Lane}
+
+    @property
+    def retained_bytes_max(self) -> int:
+        """How much of what was released may stay: a quarter of the spool where nobody says."""
+        return self.bytes_max // 4 if self.retained_max is None else int(self.retained_max)
 
     @property
     def warnings(self) -> tuple[str, ...]:

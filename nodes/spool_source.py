@@ -66,7 +66,7 @@ class SpoolSource:
 
     def reclaim(self, life: Life, lane: Lane, numbers: Ranges, holder: str) -> Ranges:
         """The holder has lost these numbers; returns those that are pending again."""
-        return Ranges()
+        return self._spool.reclaim(lane, numbers, holder, life.epoch)
 
     async def disown(self, life: Life, reason: str) -> None:
         """Upstream knows another past of this life: the next opening begins another one.

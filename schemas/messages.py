@@ -271,7 +271,10 @@ class Explained(StrEnum):
     EXPIRED = "expired"
     """Given up for its age."""
     FORGOTTEN = "forgotten"
-    """Given up with a whole life of the spool, of which too many were kept."""
+    """Given up with a whole life of the spool, of which too many were kept.
+
+    Or lost by a holder that had it, when it was no longer retained here.
+    """
     SHED = "shed"
     """Published, but the spool could not take it."""
 

@@ -4,15 +4,19 @@ Frames in journals, batches on the shelf, less what was released. Pure.
 
 The spool tells a backlog what became durable, what was sealed and what was released; the forwarder
 asks what comes next. A number stands in at most one of ``fresh`` and ``sealed``; both are sorted by
-number, and no operation looks at more of them than it changes, however long the outage was.
+number, and no operation looks at more of them than it changes, however long the outage was. Of what
+was released and still stands in a journal the numbers alone are known (``mesh.spool.kept``); a
+holder that has lost some of them makes them pending again.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from mesh.spool.commit import Located
 from mesh.spool.cursor import widened
 from mesh.spool.frame import HEADER_BYTES
+from mesh.spool.kept import Kept, touches
 from mesh.spool.shelf import Sealed
 from schemas.limits import BATCH_RAW_BYTES_MAX, FRAMES_PER_BATCH_MAX
 from schemas.ranges import Ranges
@@ -29,14 +33,21 @@ class Backlog:
         fresh: frames in journals, in the order of their numbers.
         sealed: batches on the shelf, in the order of their numbers.
         released: what was released.
+        kept: of that, what still stands in journals, by journal.
     """
 
     def __init__(
-        self, fresh: Iterable[Located] = (), sealed: Iterable[Sealed] = (), released: Ranges = _NONE
+        self,
+        fresh: Iterable[Located] = (),
+        sealed: Iterable[Sealed] = (),
+        released: Ranges = _NONE,
+        kept: Mapping[int, Ranges] = MappingProxyType({}),
     ) -> None:
         self._fresh: list[Located] = []
         self._sealed = list(sealed)
         self.released = released
+        self.kept = Kept(kept)
+        """What was released and still stands in journals."""
         self.fresh_bytes = 0
         """Bytes of the frames that stand in journals only."""
         self.sealed_bytes = sum(item.allocated for item in self._sealed)
@@ -54,6 +65,13 @@ class Backlog:
     def on_shelf(self) -> Sequence[Sealed]:
         """The batches on the shelf, oldest first; not to be changed."""
         return self._sealed
+
+    @property
+    def spans(self) -> Ranges:
+        """The numbers of all batches and frames that hold something pending."""
+        shelved = [(item.first, item.stop) for item in self._sealed]
+        fresh = [(item.frame.header.first, item.frame.header.stop) for item in self._fresh]
+        return Ranges.of(shelved + fresh)
 
     def next_piece(self, start: int) -> Sealed | tuple[Located, ...] | None:
         """The first pending piece that holds a number at or above ``start``.
@@ -93,7 +111,7 @@ class Backlog:
             self.records += self._pending(header.first, header.stop)
 
     def release(self, numbers: Ranges) -> tuple[Sealed, ...]:
-        """Takes a release; returns the batches that nobody needs any more.
+        """Takes a release; returns the batches of which nothing is pending any more.
 
         Of too many spans some are not taken: the next release says them again.
         """
@@ -106,15 +124,67 @@ class Backlog:
         for start, stop in new:
             gone += self._release_sealed(start, stop)
             self._release_fresh(start, stop)
+        self.kept.release(Ranges(new))
         return tuple(gone)
 
+    def reclaim(self, lost: Ranges, batches: Iterable[Sealed]) -> Ranges:
+        """Takes back what a holder has lost.
+
+        Args:
+            lost: numbers that were released. None of them counts as released any more.
+            batches: those that were released and hold some of these numbers.
+
+        Returns:
+            Those that are here, and pending again.
+        """
+        for item in batches:
+            self._shelve(item)
+        back = [*self.kept.want(lost).spans]
+        for start, stop in lost.spans:
+            spans = [(max(start, low), min(stop, high)) for low, high in self._near(start, stop)]
+            back += spans
+        numbers = Ranges.of(back)
+        self.released -= lost
+        self.records += len(numbers)
+        return numbers
+
+    def restore(self, journal: int, frames: Iterable[Located], asked: Ranges) -> Ranges:
+        """A journal was read for what is wanted of it.
+
+        Args:
+            journal: which.
+            frames: all that verify there.
+            asked: what was wanted when it was read; of what has come since nothing is known.
+
+        Returns:
+            Numbers that are not there. Nobody wants them any more, nor are they pending.
+        """
+        wanted = self.kept.wanted_in(journal)
+        spans: list[tuple[int, int]] = []
+        for item in frames:
+            header = item.frame.header
+            if touches(wanted, header.first, header.stop):
+                self._fresh.append(item)
+                self.fresh_bytes += HEADER_BYTES + header.body_bytes
+                spans.append((header.first, header.stop))
+        self._fresh.sort(key=_first_of_fresh)
+        self.kept.stand_elsewhere(journal, Ranges.of(spans))
+        missing = self.kept.miss(journal, asked)
+        self.records -= len(missing)
+        return missing
+
     def _held(self, start: int, stop: int) -> int:
-        """How many numbers of a span stand in a frame or a batch."""
+        """How many numbers of a span stand in a frame or a batch, or are wanted."""
+        near = self._near(start, stop)
+        held = sum(min(stop, last) - max(start, first) for first, last in near)
+        return held + self.kept.count_wanted(start, stop)
+
+    def _near(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The numbers of the batches and frames that hold some of a span."""
         sealed = self._sealed[_touching_sealed(self._sealed, start, stop)]
         fresh = self._fresh[_touching_fresh(self._fresh, start, stop)]
         spans = [(item.first, item.stop) for item in sealed]
-        spans += [(item.frame.header.first, item.frame.header.stop) for item in fresh]
-        return sum(min(stop, last) - max(start, first) for first, last in spans)
+        return spans + [(item.frame.header.first, item.frame.header.stop) for item in fresh]
 
     def _release_sealed(self, start: int, stop: int) -> list[Sealed]:
         where = _touching_sealed(self._sealed, start, stop)
@@ -129,14 +199,17 @@ class Backlog:
 
     def _release_fresh(self, start: int, stop: int) -> None:
         where = _touching_fresh(self._fresh, start, stop)
-        kept = []
+        staying = []
+        gone: dict[int, list[tuple[int, int]]] = {}
         for item in self._fresh[where]:
             header = item.frame.header
             if self.released.covers(header.first, header.stop):
                 self.fresh_bytes -= HEADER_BYTES + header.body_bytes
+                gone.setdefault(item.journal, []).append((header.first, header.stop))
             else:
-                kept.append(item)
-        self._fresh[where] = kept
+                staying.append(item)
+        self._fresh[where] = staying
+        self.kept.keep(gone)
 
     def drop(self, gone: Collection[Sealed]) -> list[Sealed]:
         """Forgets batches that leave the shelf; returns those that were still there."""
@@ -159,22 +232,35 @@ class Backlog:
         return there
 
     def seal(self, journal: int, batches: Iterable[Sealed]) -> tuple[Sealed, ...]:
-        """The frames of a journal have become batches.
+        """Frames of a journal have become batches. Others, that came back meanwhile, stay.
 
         Returns:
-            Those that were released meanwhile, for unlinking.
+            Those that were released meanwhile.
         """
-        self._keep_fresh([item for item in self._fresh if item.journal != journal])
+        batches = list(batches)
+        sealed = Ranges.of([(item.first, item.stop) for item in batches])
+        self._keep_fresh(
+            [
+                item
+                for item in self._fresh
+                if item.journal != journal
+                or not sealed.covers(item.frame.header.first, item.frame.header.stop)
+            ]
+        )
+        self.records -= len(self.kept.stand_elsewhere(journal, sealed))
         gone = []
         for item in batches:
             if self.released.covers(item.first, item.stop):
                 gone.append(item)
                 continue
-            index = bisect_left(self._sealed, item.first, key=_first_of_sealed)
-            self._sealed.insert(index, item)
-            self.sealed_bytes += item.allocated
+            self._shelve(item)
             self.records += self._pending(item.first, item.stop)
         return tuple(gone)
+
+    def _shelve(self, item: Sealed) -> None:
+        index = bisect_left(self._sealed, item.first, key=_first_of_sealed)
+        self._sealed.insert(index, item)
+        self.sealed_bytes += item.allocated
 
     def _keep_fresh(self, kept: list[Located]) -> None:
         leaving = len(self._fresh) - len(kept)

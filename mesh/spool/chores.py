@@ -4,14 +4,18 @@ All that blocks runs in the worker, one job after another. The orders that matte
 
 - a journal is retired once its pending frames are durable on the shelf, the losses among them are
   stated, the cursor covers what was released of it, and a newer journal is durable;
-- a batch that was released is unlinked once the cursor that says so is durable;
+- what was released stays, and is unlinked when its space is needed, before anything pending is
+  given up for that, once the cursor that says so is durable;
 - a batch that is given up is unlinked once a journal's header that says so is durable, or ``STORE``
   for a batch of a past epoch;
 - a batch that is damaged is taken off the shelf once the same is true of it.
 
 While a link is up a closed journal waits a while for its release before it is sealed, so what goes
-upstream at once is written to the medium once. What fails is tried again a few seconds later. What
-a crash leaves undone is done after the next opening, since the files tell of it.
+upstream at once is written to the medium once; it then stays as it is, one of the last few, until a
+later journal begins in it. What a holder has lost is taken out of what stays, and is pending, in
+the very turn of the loop in which it says so; a journal is read for it before it is sealed. What
+fails is tried again a few seconds later. What a crash leaves undone is done after the next opening,
+since the files tell of it.
 """
 
 import asyncio
@@ -23,10 +27,12 @@ from typing import Final, TypeVar
 from mesh.spool import events, journal, sealing, shelf, store
 from mesh.spool.commit import Located
 from mesh.spool.lane import WhenFull
-from mesh.spool.lives import Lives, Shelved, states
+from mesh.spool.lives import Lives, Shelved, found_in, states
 from mesh.spool.losses import Losses
 from mesh.spool.pump import Pump
+from mesh.spool.reclaims import Reclaims
 from mesh.spool.releases import Releases
+from mesh.spool.retained import ClosedJournal, Retained
 from mesh.spool.retention import Shelf, plan
 from mesh.spool.settings import Resources, SpoolSettings
 from mesh.spool.shelf import Sealed
@@ -75,11 +81,17 @@ class Chores:
         self._pump = pump
         self._loop = asyncio.get_running_loop()
         disk, worker = resources.disk, self._in_worker
-        self.releases = Releases(disk, lives, survey, worker)
+        self.releases = Releases(disk, lives, survey, worker, resources.observer)
+        found = found_in(survey, identity.epoch, lambda found: found.retained)
+        # In which order they were released nobody knows any more: the least urgent go first.
+        self.retained = Retained(sorted(found, key=lambda item: -item.lane.priority))
         self.losses = Losses(
             *(disk, identity, lives, pump, self.releases, survey, worker),
             resources.observer,
             state_accounts,
+        )
+        self.reclaims = Reclaims(
+            *(disk, identity, lives, pump, self.retained, self.releases, self.losses, worker)
         )
         self._closed_at: dict[int, float] = {}
         self._ages: dict[tuple[Epoch, Lane], tuple[Sealed, int]] = {}
@@ -95,7 +107,7 @@ class Chores:
     # --- queries -----------------------------------------------------------------------------
 
     def used_bytes(self) -> int:
-        """What the spool takes on disk, in blocks."""
+        """What the spool takes on disk, in blocks, less what is only retained."""
         backlogs = [state.backlog for _, _, state in states(self._lives)]
         shelved = sum(backlog.sealed_bytes for backlog in backlogs)
         journals = [self._pump.journal_allocated, *self._pump.closed_journals.values()]
@@ -106,8 +118,17 @@ class Chores:
         """What the spool may take: its quota, or less where the file system has less to give."""
         if self._free_bytes is None:
             return self._settings.bytes_max
-        room = self.used_bytes() + self._free_bytes - self._settings.headroom_bytes
-        return max(0, min(self._settings.bytes_max, room))
+        room = self.used_bytes() + self.retained.bytes + self._free_bytes
+        return max(0, min(self._settings.bytes_max, room - self._settings.headroom_bytes))
+
+    def _retained_bytes_max(self) -> int:
+        """How much of what was released may stay now: what nobody else wants."""
+        settings = self._settings
+        most = min(settings.retained_bytes, settings.bytes_max - self.used_bytes())
+        if self._free_bytes is not None:
+            room = self.retained.bytes + self._free_bytes - settings.retained_leave_bytes
+            most = min(most, room)
+        return max(0, most)
 
     def shelves(self) -> list[Shelf]:
         """What each lane has, by epoch from the oldest."""
@@ -128,8 +149,8 @@ class Chores:
         self._due.set()
 
     def note_release(self, epoch: Epoch, lane: Lane, gone: Sequence[Sealed], holder: str) -> None:
-        """A holder has released; nobody needs these batches any more."""
-        self.releases.note([Shelved(epoch, lane, item) for item in gone])
+        """A holder has released; of these batches nothing is pending any more."""
+        self.retained.add([Shelved(epoch, lane, item) for item in gone])
         self.releases.note_holder(epoch, lane, holder)
         self.wake()
 
@@ -156,7 +177,7 @@ class Chores:
             left = waiting + self._settings.release_seconds - self._loop.time()
             return min(_LOOK_SECONDS, max(_PAUSE_SECONDS, left))
         ageing = any(lane.age_seconds_max is not None for lane in self._settings.lanes.values())
-        return _LOOK_SECONDS if ageing or self._full else None
+        return _LOOK_SECONDS if ageing or self._full or self.retained.bytes else None
 
     async def do(self) -> None:
         """Does all that is due now.
@@ -166,14 +187,18 @@ class Chores:
         """
         if self._pump.degraded:
             # Before anything else takes what a full disk has to give: a new journal needs it.
-            await self._keep_spare()
+            for chore in (self._make_room, self._keep_spare):
+                with suppress(DiskFailed):
+                    await chore()
         failures = []
         # What fails is no reason not to do the rest: a full disk fails the sealing, and is what
         # evicting helps against.
         for chore in (
+            self.losses.state_forgotten,
             self.flush,
+            self._make_room,
             self._seal_journals,
-            self._look_at_space,
+            self._make_room,
             self._expire,
             self._evict,
             self.losses.set_aside,
@@ -186,11 +211,35 @@ class Chores:
         if failures:
             raise failures[0]
 
-    async def _look_at_space(self) -> None:
+    async def _make_room(self) -> None:
+        """Looks how much space there is, and lets go of what is retained beyond that.
+
+        Raises:
+            DiskFailed: something is left to be unlinked.
+        """
+        self._free_bytes = await self._in_worker(self._resources.disk.free_bytes)
+        surplus = self.retained.take_surplus(self._settings.journals_retained_max)
+        going = self.retained.take_oldest(self._retained_bytes_max())
+        if not surplus and not going:
+            return
+        journals = [item for item in going if isinstance(item, ClosedJournal)]
+        for closed in (*surplus, *journals):
+            self._let_go(closed)
+        self.releases.note([item for item in going if isinstance(item, Shelved)])
+        await self.flush()
+        for closed in surplus:
+            await self._retire(closed.number)
+        for closed in journals:
+            await self._retire(closed.number, spares_max=1)
         self._free_bytes = await self._in_worker(self._resources.disk.free_bytes)
 
+    def _let_go(self, closed: ClosedJournal) -> None:
+        """A journal is retained no more; where it cannot go now, it goes with the closed ones."""
+        self.reclaims.forget(closed.number)
+        self.reclaims.put_back(closed)
+
     async def flush(self) -> None:
-        """Makes what was released durable, then unlinks what nobody needs any more.
+        """Makes durable what was released and lost, then unlinks what is to be unlinked.
 
         Raises:
             DiskFailed: the cursor before still stands, or something is left to be unlinked.
@@ -203,6 +252,9 @@ class Chores:
         """Retires what is released, seals what has waited long enough, oldest first.
 
         Until the first journal of this life is durable, the old ones alone tell the numbers.
+
+        Raises:
+            DiskFailed: something is left to be done.
         """
         if not self._pump.journal:
             return
@@ -211,20 +263,36 @@ class Chores:
         for number in self._pump.closed_journals:
             self._closed_at.setdefault(number, now)
         sealed = 0
+        unread: DiskFailed | None = None
         for number in list(self._pump.closed_journals):
             if sealed == JOURNALS_CLOSED_MAX:
                 # What is on the shelf now may have to be given up before more comes.
                 self._due.set()
                 return
             frames = self._pending_in(number)
+            wanted = self.reclaims.is_wanted(number)
             few = len(self._pump.closed_journals) <= JOURNALS_CLOSED_MAX and not self._pump.behind
             waits = few and now < self._closed_at[number] + self._settings.release_seconds
-            if frames and self.linked and waits:
+            if (frames or wanted) and self.linked and waits:
                 continue
+            if wanted:
+                try:
+                    await self.reclaims.read_back(number)
+                except DiskFailed as failure:
+                    # It is no reason not to seal the others.
+                    unread = failure
+                    continue
+                frames = self._pending_in(number)
             if frames:
                 await self._seal(number, frames)
                 sealed += 1
-            await self._retire(number)
+            if self.reclaims.is_wanted(number) or self._pending_in(number):
+                # A holder has lost something of it meanwhile.
+                self._due.set()
+            elif not self._retain(number):
+                await self._retire(number)
+        if unread is not None:
+            raise unread
 
     def _rotate_old(self) -> None:
         """Begins a new journal where the open one is old: then what is in it can be given up."""
@@ -250,15 +318,41 @@ class Chores:
         for lane in frames:
             self.losses.note_damaged_frames(lane, done.damaged[lane])
             gone = lanes[lane].backlog.seal(number, done.batches[lane])
-            self.releases.note([Shelved(self._identity.epoch, lane, item) for item in gone])
+            self.retained.add([Shelved(self._identity.epoch, lane, item) for item in gone])
         if any(done.damaged.values()) and not await self._pump.commit():
             raise DiskFailed(f"journal {number} stays: a loss could not be stated")
 
-    async def _retire(self, number: int) -> None:
-        """Removes a journal of which nothing is pending, or keeps its blocks for a later one."""
+    def _retain(self, number: int) -> bool:
+        """Lets a closed journal stay that holds what was released, and nothing that is pending.
+
+        What of it was sealed stands on the shelf as well, and is got back from there.
+
+        Returns:
+            Whether it stays.
+        """
+        settings = self._settings
+        allowed = settings.journals_retained_max and settings.retained_bytes
+        if not allowed or not self.reclaims.is_kept(number):
+            return False
+        size, reusable = self._pump.closed_journals[number], number in self._pump.reusable
+        self._pump.retired(number)
+        self._closed_at.pop(number, None)
+        self.retained.add_journal(ClosedJournal(number, size, reusable))
+        return True
+
+    async def _retire(self, number: int, spares_max: int | None = None) -> None:
+        """Removes a journal of which nothing is pending, or keeps its blocks for a later one.
+
+        Args:
+            number: which.
+            spares_max: whether there are so many spares that it is removed; as many as are kept
+                where none is given.
+        """
+        self.reclaims.forget(number)
         await self.flush()
         names = [name for name in self._spare_names if name not in self._pump.spares]
-        spare = names[0] if names and number in self._pump.reusable else ""
+        kept = spares_max is None or len(self._pump.spares) < spares_max
+        spare = names[0] if names and kept and number in self._pump.reusable else ""
         size = await self._in_worker(journal.retire, self._resources.disk, number, spare)
         self._pump.retired(number)
         self._closed_at.pop(number, None)
@@ -273,12 +367,17 @@ class Chores:
         if found:
             self._pump.spares |= found
             return
-        # A full disk has none to give; what is evicted or released gives one later.
+        # A full disk has none to give but what is retained, evicted or released.
         with suppress(DiskFailed):
             size = await self._in_worker(
                 journal.make_spare, self._resources.disk, self._settings.reserve_bytes
             )
             self._pump.spares[journal.SPARE] = size
+            return
+        closed = self.retained.take_reusable()
+        if closed is not None:
+            self._let_go(closed)
+            await self._retire(closed.number)
 
     # --- giving up ---------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from schemas.limits import CURSOR_BYTES_MAX
 from schemas.ranges import Ranges
 from schemas.stored import Cursor
 
-__all__ = ["PATH", "load", "parse", "prepare", "store", "widened"]
+__all__ = ["PATH", "fits", "load", "narrowed", "parse", "prepare", "store", "widened"]
 
 PATH: Final = "cursor"
 _NEW: Final = "cursor.new"
@@ -124,6 +124,27 @@ def widened(released: Ranges, numbers: Ranges) -> Ranges:
         if len(wider.spans) <= max(_SPANS_MAX, len(released.spans)):
             released = wider
     return released
+
+
+def narrowed(released: Ranges, lost: Ranges) -> Ranges:
+    """What is released without these numbers, in at most as many spans as a cursor holds.
+
+    Beyond the bound only those spans leave that cut none in two; the rest stays released until it
+    is said to be lost again.
+    """
+    rest = released - lost
+    if fits(rest):
+        return rest
+    for span in lost.spans:
+        fewer = released - Ranges((span,))
+        if len(fewer.spans) <= max(_SPANS_MAX, len(released.spans)):
+            released = fewer
+    return released
+
+
+def fits(released: Ranges) -> bool:
+    """Whether a cursor can say so much of a lane."""
+    return len(released.spans) <= _SPANS_MAX
 
 
 def parse(slot: bytes) -> Cursor:

@@ -18,7 +18,8 @@ unlinked on the next opening.
 Lives are few, and bounded: what of more than ``PAST_EPOCHS_MAX`` of them is pending is given up as
 ``forgotten``, the oldest life first. A life that has nothing pending is dropped from ``STORE`` by
 the end of a later one that has stated it and changed nothing of it; that its batches are gone is
-made durable before, so that no crash brings it back.
+made durable before, so that no crash brings it back. What was released of a life and retained goes
+with its name: no holder gets it back then.
 """
 
 from collections.abc import Callable, Mapping
@@ -186,7 +187,8 @@ def begin(
         elif not spoken or life.changed == counter:
             over.append(_told_to(life, told_to, found))
     known = {identity.epoch, *(life.epoch for life in identity.past)}
-    adopted = [_adopted(disk, epoch) for epoch in shelf.epochs(disk) if epoch not in known]
+    unnamed = [_adopted(disk, epoch) for epoch in shelf.epochs(disk) if epoch not in known]
+    adopted = [life for life in unnamed if _has_pending(disk, life, found)]
     pending = [*adopted, *pending, *([PastEpoch(identity.epoch, told, counter)] if told else [])]
     kept = pending[-PAST_EPOCHS_MAX:]
     over += [_forgotten(life, found, counter) for life in pending[: len(pending) - len(kept)]]
@@ -203,7 +205,7 @@ def begin(
         if life.epoch not in kept_epochs:
             _clear(disk, life.epoch)
     store.write(disk, new)
-    for life in over:
+    for life in (*over, *(life for life in unnamed if life not in adopted)):
         _clear(disk, life.epoch)
     for number in journal.numbers(disk):
         disk.unlink(journal.journal_path(number))
@@ -217,6 +219,15 @@ def _has_spoken(accounts: LaneFound) -> bool:
 
 def _is_pending(lanes: Mapping[Lane, LaneFound]) -> bool:
     return any(found.sealed or found.spoiled for found in lanes.values())
+
+
+def _has_pending(disk: Disk, life: PastEpoch, found: store.Survey) -> bool:
+    """Whether a life that ``STORE`` does not name has a batch that was not released."""
+    return any(
+        not store.released_in(found.cursor, life.epoch, lane).covers(item.first, item.stop)
+        for lane in life.lanes
+        for item in shelf.sealed(disk, lane, life.epoch)
+    )
 
 
 def _clear(disk: Disk, epoch: Epoch) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "LaneOff",
     "PackerLost",
     "Quarantined",
+    "Reclaimed",
     "SpoolDegraded",
     "SpoolOpened",
     "SpoolRecovered",
@@ -128,6 +129,25 @@ class Evicted:
     lane: Lane
     numbers: str
     why: str = Explained.EVICTED
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """A holder has lost records that it had taken over, and that is durably noted.
+
+    Those that were still there are pending again, the others are stated as forgotten.
+    """
+
+    epoch: str
+    lane: Lane
+    holder: str
+    pending: str
+    forgotten: str
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: what was in custody elsewhere is there no more."""
+        return Severity.ERROR
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class LaneState:
         """The state in which a lane goes on."""
         return cls(
             settings,
-            Backlog(found.fresh, found.sealed, found.released),
+            Backlog(found.fresh, found.sealed, found.released, found.kept),
             found.mark.next_seq,
             found.mark.next_seq,
             bounded(found.explained, found.released),

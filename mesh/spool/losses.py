@@ -79,6 +79,16 @@ class Losses:
             spans = [(item.frame.header.first, item.frame.header.stop) for item in gone]
             self._damage(epoch, lane, spans, "a frame no longer matches its checksum")
 
+    def note_missing(self, lane: Lane, missing: Ranges) -> None:
+        """What a holder has lost is not in its journal either: states the loss."""
+        detail = "a journal no longer holds what was released"
+        self._damage(self._identity.epoch, lane, missing.spans, detail)
+
+    def note_forgotten(self, epoch: Epoch, lane: Lane, gone: Ranges) -> None:
+        """What a holder has lost is here no more: states the loss."""
+        if gone:
+            self._explain(epoch, lane, Explained.FORGOTTEN, gone)
+
     def _damage(
         self, epoch: Epoch, lane: Lane, spans: Sequence[tuple[int, int]], detail: str
     ) -> None:
@@ -120,6 +130,18 @@ class Losses:
         await self._make_durable("an eviction could not be stated yet; nothing was unlinked")
         await clear(self._disk, self._worker, list(self._given_up), self._given_up)
         await self._state_accounts()
+
+    async def state_forgotten(self) -> None:
+        """Makes durable what was forgotten, so that the cursor need not cover it any more.
+
+        Raises:
+            DiskFailed: it could not be stated yet.
+        """
+        stated = self._releases.withheld
+        if stated:
+            await self._make_durable("what a holder has lost could not be stated yet")
+            self._releases.let_go(stated)
+            await self._state_accounts()
 
     async def set_aside(self) -> None:
         """Takes damaged batches off the shelf, once their loss is durably stated.

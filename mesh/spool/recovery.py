@@ -24,15 +24,20 @@ may have stood there. A torn tail may be rot as well as a crash's leaving; one m
 Numbering goes on at ``reserved``, so no number is used twice. The chain goes on from the last
 record that there is. A frame whose numbers are already explained was given up: its group failed,
 its bytes reached the disk all the same. It stays given up, since the chain goes on without it.
+
+What is released and still there, whole batches and whole frames, is retained: a holder may lose it.
+Where some of it is explained as well it was given up, and is offered to nobody.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mesh.spool.commit import Located
 from mesh.spool.explained import all_of
 from mesh.spool.frame import CHAIN_START, HEADER_BYTES, Broken
 from mesh.spool.journal import JournalContent
+from mesh.spool.kept import touches
 from mesh.spool.shelf import Sealed
 from schemas.limits import NUMBERS_RESERVED
 from schemas.messages import Explained, Lane
@@ -58,8 +63,10 @@ class LaneFound:
         fresh: frames that stand in journals only.
         released: what the cursor says.
         sealed: what is on the shelf and pending.
-        leaving: what is on the shelf, but released or given up: to be unlinked.
+        leaving: what is on the shelf, but given up: to be unlinked.
         spoiled: what is on the shelf, but known to be damaged: to be set aside.
+        retained: what is on the shelf, and released as a whole.
+        kept: numbers of frames that are released as a whole, by the journal in which they stand.
     """
 
     mark: LaneMark
@@ -71,6 +78,8 @@ class LaneFound:
     sealed: tuple[Sealed, ...]
     leaving: tuple[Sealed, ...]
     spoiled: tuple[Sealed, ...]
+    retained: tuple[Sealed, ...] = ()
+    kept: Mapping[int, Ranges] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ class _Evidence:
     numbers: Numbers
     stated: Ranges
     fresh: tuple[Located, ...]
+    kept: Mapping[int, Ranges]
     sealed: Sequence[Sealed]
     released: Ranges
     known: Ranges
@@ -121,7 +131,7 @@ def judge_past(numbers: Numbers, sealed: Sequence[Sealed], released: Ranges) -> 
     # What STORE does not know of came back with a crash; it is handed on like the rest.
     mark = LaneMark(max(numbers.mark.next_seq, shelf.end), numbers.mark.chain)
     _explain(explained, newly, Explained.DAMAGED, known.gaps(0, mark.next_seq))
-    leaving, spoiled, staying = _sort_out(sealed, released, numbers.explained)
+    sorted_out = _sort_out(sealed, released, numbers.explained)
     return LaneFound(
         mark=mark,
         explained=explained,
@@ -129,9 +139,10 @@ def judge_past(numbers: Numbers, sealed: Sequence[Sealed], released: Ranges) -> 
         statement=numbers.statement,
         fresh=(),
         released=released,
-        sealed=staying,
-        leaving=leaving,
-        spoiled=spoiled,
+        sealed=tuple(sorted_out.staying),
+        leaving=tuple(sorted_out.leaving),
+        spoiled=tuple(sorted_out.spoiled),
+        retained=tuple(sorted_out.retained),
     )
 
 
@@ -162,10 +173,11 @@ def _gather(
     stated = all_of(numbers.explained)
     shelf = Ranges.of([(item.first, item.stop) for item in sealed])
     fresh = _fresh(lane, journals, shelf | stated | released)
+    kept = _kept(lane, journals, released, shelf | stated)
     known = shelf | released | stated | Ranges.of(_spans(fresh))
     closed = newest.closed.lanes.get(lane) if newest and newest.closed else None
     reserved = _reserved(lane, newest, numbers) if closed is None else closed
-    return _Evidence(lane, numbers, stated, fresh, sealed, released, known, closed, reserved)
+    return _Evidence(lane, numbers, stated, fresh, kept, sealed, released, known, closed, reserved)
 
 
 def _conclude(
@@ -190,12 +202,12 @@ def _conclude(
         stop = end + _JUMP
     elif evidence.closed is None:
         stop = max(end, evidence.reserved + _skipped(newest))
-        if not any(item.header is None for item in _damage(journals)):
+        if not any(item.header is None for item in _damage(newest)):
             why = Explained.VOID
     else:
         stop = max(end, evidence.closed)
     _explain(explained, newly, why, Ranges.of([(end, stop)]))
-    leaving, spoiled, staying = _sort_out(evidence.sealed, released, numbers.explained)
+    sorted_out = _sort_out(evidence.sealed, released, numbers.explained)
     return LaneFound(
         mark=LaneMark(stop, _last_chain(lane, journals, numbers.mark, evidence.stated)),
         explained=explained,
@@ -207,9 +219,11 @@ def _conclude(
             if not released.covers(item.frame.header.first, item.frame.header.stop)
         ),
         released=released,
-        sealed=staying,
-        leaving=leaving,
-        spoiled=spoiled,
+        sealed=tuple(sorted_out.staying),
+        leaving=tuple(sorted_out.leaving),
+        spoiled=tuple(sorted_out.spoiled),
+        retained=tuple(sorted_out.retained),
+        kept=evidence.kept,
     )
 
 
@@ -225,6 +239,33 @@ def _fresh(lane: Lane, journals: Sequence[JournalContent], gone: Ranges) -> tupl
             if header.lane is lane and not gone.covers(header.first, header.stop):
                 found[header.first] = Located(journal.number, frame)
     return tuple(found[first] for first in sorted(found))
+
+
+def _kept(
+    lane: Lane, journals: Sequence[JournalContent], released: Ranges, gone: Ranges
+) -> dict[int, Ranges]:
+    """Numbers of frames that are released as a whole, by journal. Of two copies the newer one.
+
+    Args:
+        lane: which lane.
+        journals: all that there are, oldest first.
+        released: what the cursor says.
+        gone: what stands on the shelf, or was given up.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for journal in journals:
+        for frame in journal.frames:
+            header = frame.header
+            if (
+                header.lane is lane
+                and released.covers(header.first, header.stop)
+                and not touches(gone, header.first, header.stop)
+            ):
+                found[header.first] = (journal.number, header.stop)
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for first, (number, stop) in found.items():
+        spans.setdefault(number, []).append((first, stop))
+    return {number: Ranges.of(numbers) for number, numbers in spans.items()}
 
 
 def _spans(frames: Sequence[Located]) -> list[tuple[int, int]]:
@@ -278,14 +319,12 @@ def _has_frames(journal: JournalContent) -> bool:
     return bool(journal.frames or journal.reserved or journal.closed)
 
 
-def _damage(journals: Sequence[JournalContent]) -> list[Broken]:
-    """What does not verify, less what a crash in mid-write leaves at the end."""
-    return [
-        item
-        for journal in journals
-        if journal.header is not None
-        for item in _without_tail(journal)
-    ]
+def _damage(newest: JournalContent | None) -> tuple[Broken, ...]:
+    """What does not verify, less what a crash in mid-write leaves at the end.
+
+    Older journals had nothing of what was handed out since the newest began.
+    """
+    return () if newest is None else _without_tail(newest)
 
 
 def _without_tail(journal: JournalContent) -> tuple[Broken, ...]:
@@ -304,18 +343,35 @@ def _last_chain(
     return chain
 
 
+class _SortedOut(NamedTuple):
+    """What a crash kept from leaving the shelf, what is damaged, what stays, what is released."""
+
+    leaving: list[Sealed]
+    spoiled: list[Sealed]
+    staying: list[Sealed]
+    retained: list[Sealed]
+
+
 def _sort_out(
     sealed: Sequence[Sealed], released: Ranges, explained: Mapping[str, Ranges]
-) -> tuple[tuple[Sealed, ...], tuple[Sealed, ...], tuple[Sealed, ...]]:
-    """What a crash kept from leaving the shelf, what is damaged there, and what stays."""
+) -> _SortedOut:
+    stated = all_of(explained)
     gone = released
     for why in (Explained.EVICTED, Explained.EXPIRED, Explained.FORGOTTEN):
         gone |= explained.get(why, Ranges())
-    leaving = tuple(item for item in sealed if gone.covers(item.first, item.stop))
     damaged = gone | explained.get(Explained.DAMAGED, Ranges())
-    rest = [item for item in sealed if item not in leaving]
-    spoiled = tuple(item for item in rest if damaged.covers(item.first, item.stop))
-    return leaving, spoiled, tuple(item for item in rest if item not in spoiled)
+    sorted_out = _SortedOut([], [], [], [])
+    for item in sealed:
+        span = (item.first, item.stop)
+        if released.covers(*span) and not touches(stated, *span):
+            sorted_out.retained.append(item)
+        elif gone.covers(*span):
+            sorted_out.leaving.append(item)
+        elif damaged.covers(*span):
+            sorted_out.spoiled.append(item)
+        else:
+            sorted_out.staying.append(item)
+    return sorted_out
 
 
 def _explain(

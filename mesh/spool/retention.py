@@ -4,7 +4,8 @@ The spool states the loss, makes that durable, then acts. First each lane that h
 quota gives up its oldest; then, while the store is still too large, the lanes give up, lowest
 priority first, oldest first. A lane that refuses when it is full is never given up for another:
 accounts and alarms are such lanes, since they are small, and tell of the rest. Of several epochs
-the oldest goes first.
+the oldest goes first. What was released and only retained has gone before any of it: no plan speaks
+of it, and no size that is compared here counts it (``mesh.spool.retained``).
 """
 
 from collections.abc import Mapping, Sequence

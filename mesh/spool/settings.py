@@ -54,6 +54,9 @@ class SpoolSettings:
         release_seconds: how long a closed journal waits for its release while a link is up, before
             it is sealed.
         spares_max: how many journals that nobody needs any more are kept for later ones.
+        retained_bytes_max: how much of what was released stays while there is space; ``None`` for a
+            quarter of ``bytes_max``, 0 for nothing.
+        journals_retained_max: how many journals stay among that, since an opening reads them all.
         spare_bytes: what is kept allocated for the next journal; the reserve of a full disk.
         headroom_bytes: what the spool leaves free on the file system, giving up what it may.
     """
@@ -65,6 +68,8 @@ class SpoolSettings:
     journal_seconds_max: float = 3600.0
     release_seconds: float = 10.0
     spares_max: int = 3
+    retained_bytes_max: int | None = None
+    journals_retained_max: int = 2
     spare_bytes: int = SPARE_BYTES_MIN
     headroom_bytes: int = 2 * JOURNAL_BYTES_MAX
 
@@ -77,6 +82,16 @@ class SpoolSettings:
     def spares_kept(self) -> int:
         """How many spares: one, and more where they are a small part of the spool."""
         return max(1, min(self.spares_max, self.bytes_max // (16 * self.journal_bytes)))
+
+    @property
+    def retained_bytes(self) -> int:
+        """How much of what was released may stay."""
+        return self.bytes_max // 4 if self.retained_bytes_max is None else self.retained_bytes_max
+
+    @property
+    def retained_leave_bytes(self) -> int:
+        """What it leaves free on the file system: the headroom, a journal and a spare at least."""
+        return max(self.headroom_bytes, self.journal_bytes + self.reserve_bytes)
 
     @property
     def reserve_bytes(self) -> int:

@@ -9,9 +9,13 @@ Promises, in the order in which the code keeps them:
    before anything is unlinked.
 4. What is given up is stated in a durable journal header before it is unlinked, and in an account.
 5. For each lane of each epoch: ``next_seq = released + pending + waiting + explained``, counted as
-   sets of numbers.
+   sets of numbers, at every instant and across every crash.
 6. What an earlier life of this spool left pending keeps its identities and is handed on with the
    rest: ``epochs`` names the lives, the present one last.
+7. What was released stays while there is space, and is counted nowhere but as retained. A holder
+   that has lost it (``reclaim``) makes it pending again; what is no longer there is stated as
+   ``forgotten``. A crash before that is durable leaves it released and still there, for the holder
+   to say again: it is never unlinked unless that is durable, and never gone without a statement.
 
 Two threads serve the loop. The *writer* frames, writes and syncs groups, nothing else. The *worker*
 reads back, seals, writes the cursor and unlinks; its jobs run one after another, so a file is never
@@ -34,6 +38,7 @@ from mesh.spool.batch import Batch
 from mesh.spool.chores import Chores
 from mesh.spool.commit import Located, Writer
 from mesh.spool.epochs import OUTDATED
+from mesh.spool.explained import all_of
 from mesh.spool.frame import Owner
 from mesh.spool.lane import LaneState, LaneStatus
 from mesh.spool.lives import Lives
@@ -69,6 +74,7 @@ class SpoolStatus:
         degraded: why it takes nothing; empty when it does.
         used_bytes: what it takes on disk.
         bytes_max: what it may take.
+        retained_bytes: what was released and stays while there is space takes beside that.
         hours_left: how long until it is full at the present rate; ``None`` while nothing grows.
         lanes: how each lane stands.
         first_to_go: the lanes that give up records when it is full, in that order.
@@ -83,6 +89,7 @@ class SpoolStatus:
     lanes: Mapping[Lane, LaneStatus]
     first_to_go: tuple[Lane, ...] = ()
     epochs: tuple[Epoch, ...] = ()
+    retained_bytes: int = 0
 
 
 class Spool:
@@ -233,6 +240,11 @@ class Spool:
         state = self._lane(lane, epoch)
         return Ranges() if state is None else state.backlog.released
 
+    def explained(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
+        """The numbers of a lane that will never arrive, whatever the reason."""
+        state = self._lane(lane, epoch)
+        return Ranges() if state is None else all_of(state.explained)
+
     def held_by(self, lane: Lane, holder: str, epoch: Epoch | None = None) -> int:
         """A holder, the only one that is known of the lane, has released the numbers below this.
 
@@ -269,7 +281,17 @@ class Spool:
                 lane for lane in first_to_go(self._settings.lanes) if lanes[lane].pending_records
             ),
             self.epochs,
+            self._chores.retained.bytes,
         )
+
+    def retained(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
+        """What was released of a lane and is still here: a holder that lost it gets it back."""
+        state = self._lane(lane, epoch)
+        if state is None:
+            return Ranges()
+        backlog = state.backlog
+        shelved = self._chores.retained.numbers(epoch or self.epoch, lane)
+        return (shelved | backlog.kept.numbers | backlog.spans) & backlog.released
 
     # --- appending ---------------------------------------------------------------------------
 
@@ -353,6 +375,9 @@ class Spool:
             DiskFailed: it cannot be read now.
         """
         state = self._lane(lane, epoch)
+        if state is not None:
+            for number in state.backlog.kept.wanted_from(start):
+                await self._chores.reclaims.read_back(number)
         while state is not None and (piece := state.backlog.next_piece(start)) is not None:
             if isinstance(piece, Sealed):
                 found = await self._read_sealed(lane, epoch or self.epoch, piece)
@@ -365,7 +390,10 @@ class Spool:
     def has_pending(self, lane: Lane, start: int, epoch: Epoch | None = None) -> bool:
         """Whether a number at or above ``start`` is pending."""
         state = self._lane(lane, epoch)
-        return state is not None and state.backlog.next_piece(start) is not None
+        if state is None:
+            return False
+        backlog = state.backlog
+        return bool(backlog.kept.wanted_from(start)) or backlog.next_piece(start) is not None
 
     async def _read_sealed(self, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch | None:
         try:
@@ -412,6 +440,33 @@ class Spool:
             return
         gone = state.backlog.release(numbers)
         self._chores.note_release(epoch or self.epoch, lane, gone, holder)
+
+    def reclaim(
+        self, lane: Lane, numbers: Ranges, holder: str, epoch: Epoch | None = None
+    ) -> Ranges:
+        """The next holder has lost these numbers, which it had.
+
+        What is retained of them is pending from now on, and offered again; the rest is stated as
+        ``forgotten``. Numbers that were not released, or were given up before they were, stay what
+        they are. Durable soon; until the event ``Reclaimed`` a crash may undo it, and the holder
+        has to say it again, as it does with each receipt.
+
+        Args:
+            lane: which lane.
+            numbers: which numbers.
+            holder: who lost them.
+            epoch: of which life; the present one where none is said.
+
+        Returns:
+            Those that are pending again. None of a life that is no longer known here.
+        """
+        if self._lane(lane, epoch) is None:
+            return Ranges()
+        back = self._chores.reclaims.reclaim(epoch or self.epoch, lane, numbers, holder)
+        self._chores.wake()
+        if back:
+            self._grown.set()
+        return back
 
     def set_linked(self, *, up: bool) -> None:
         """Tells whether a link is up: then what is fresh is sent before it is sealed."""

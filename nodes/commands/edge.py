@@ -187,6 +187,7 @@ async def _open_spool(settings: EdgeSettings, recorder: Recorder, stack: AsyncEx
             int(spool.bytes_max),
             spool.lane_settings(),
             headroom_bytes=int(spool.headroom),
+            retained_bytes_max=spool.retained_bytes_max,
         ),
     )
 

@@ -50,6 +50,7 @@ def status_document(
         "degraded_unknown_because": report.silent,
         "degraded_at": report.at_ms if not report.silent else None,
         "used_bytes": outlook.used_bytes,
+        "retained_bytes": outlook.retained_bytes,
         "bytes_max": outlook.bytes_max,
         "free_bytes": free_bytes,
         "hours_left": outlook.hours_left,
@@ -102,6 +103,7 @@ def _life_document(life: LaneLife, owner: Owner) -> dict[str, object]:
             if owner.known and owner.pid is None
         },
         "released": numbers_document(life.released),
+        "retained": numbers_document(life.retained),
         "holders": dict(life.holders),
     }
 
@@ -153,6 +155,11 @@ def status_lines(
     if outlook.bytes_max is not None:
         quota = f"of {size(outlook.bytes_max)}"
     yield f"{size(outlook.used_bytes)} used {quota}; {size(free_bytes)} free on the disk"
+    if outlook.retained_bytes:
+        yield (
+            f"{size(outlook.retained_bytes)} of what was released stay while there is space: not "
+            "counted as used, the first to go, and offered again where a holder loses them"
+        )
     past = {str(epoch): n for epoch, n in outlook.epochs.items() if n and epoch != identity.epoch}
     if past:
         yield "pending of lives that are over: " + ", ".join(

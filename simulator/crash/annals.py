@@ -1,8 +1,8 @@
 """Annals: what was said to a spool and by it, through all its lives. The plain list beside it.
 
-``Said`` notes, for one epoch, which records took which numbers and when, which were acknowledged
-and which a receipt released; ``Annals`` keeps one ``Said`` for each epoch, and the accounts that
-the next holder has taken: what they say outlives the spool.
+``Said`` notes, for one epoch, which records took which numbers and when, which were acknowledged,
+which a receipt released and which the next holder has lost since; ``Annals`` keeps one ``Said`` for
+each epoch, and the accounts that the next holder has taken: what they say outlives the spool.
 """
 
 import asyncio
@@ -41,6 +41,11 @@ class Said:
     released: dict[Lane, set[int]] = field(default_factory=dict)
     handed_out: dict[Lane, int] = field(default_factory=dict)
     born_ns: dict[Lane, dict[int, int]] = field(default_factory=dict)
+    lost: dict[Lane, set[int]] = field(default_factory=dict)
+    """Released, and lost by the next holder; a crash may undo that until the spool says otherwise.
+    """
+    forgettable: dict[Lane, set[int]] = field(default_factory=dict)
+    """All that the next holder ever lost: nothing else may be forgotten of a present life."""
 
     def copy(self) -> "Said":
         """The same, to go on apart."""
@@ -50,6 +55,8 @@ class Said:
             {lane: numbers.copy() for lane, numbers in self.released.items()},
             self.handed_out.copy(),
             {lane: times.copy() for lane, times in self.born_ns.items()},
+            {lane: numbers.copy() for lane, numbers in self.lost.items()},
+            {lane: numbers.copy() for lane, numbers in self.forgettable.items()},
         )
 
     async def append(self, spool: Spool, lane: Lane, texts: list[str]) -> bool:
@@ -102,10 +109,46 @@ class Said:
     ) -> None:
         """Releases, as a receipt would."""
         self.released.setdefault(lane, set()).update(numbers)
+        self.lost.setdefault(lane, set()).difference_update(numbers)
         spool.release(lane, numbers, "hq", epoch)
 
+    def reclaim(self, spool: Spool, lane: Lane, numbers: Ranges, epoch: Epoch) -> bool:
+        """The next holder has lost numbers, and says so.
+
+        Returns:
+            Whether that changes anything.
+
+        Raises:
+            Violation: what is pending again was not asked for, or something is in no place.
+        """
+        asked = numbers & spool.released(lane, epoch)
+        given_up = numbers & spool.explained(lane, epoch)
+        lost = set(asked - given_up)
+        self.lost.setdefault(lane, set()).update(lost)
+        self.forgettable.setdefault(lane, set()).update(lost)
+        retained = spool.retained(lane, epoch)
+        back = spool.reclaim(lane, numbers, "hq", epoch)
+        if back != (asked - given_up) & retained:
+            raise Violation(f"{lane}: {asked} reclaimed, {retained} retained, {back} pending again")
+        gone = asked - back - spool.explained(lane, epoch)
+        if gone or (asked - given_up) & spool.released(lane, epoch):
+            raise Violation(f"{lane}: {asked} reclaimed, {back} pending again, {gone} nowhere")
+        return bool(lost)
+
+    def settle(self, lane: Lane, numbers: Ranges) -> None:
+        """The spool says that it is durable what the next holder has lost."""
+        settled = self.lost.get(lane, set()) & set(numbers)
+        self.lost.setdefault(lane, set()).difference_update(settled)
+        self.released.setdefault(lane, set()).difference_update(settled)
+
     def note(self, spool: Spool) -> None:
-        """Notes how far numbers were handed out."""
+        """Notes how far numbers were handed out: none while the disk fails.
+
+        Where it fails from the opening on, the next number was only read, perhaps from bytes that
+        the next crash takes.
+        """
+        if spool.degraded:
+            return
         for lane in Lane:
             seen = self.handed_out.get(lane, 0)
             self.handed_out[lane] = max(seen, spool.next_seq(lane))

@@ -26,6 +26,7 @@ __all__ = [
     "History",
     "Life",
     "Linked",
+    "Reclaim",
     "Release",
     "Rest",
     "SetClock",
@@ -90,7 +91,23 @@ class Append:
 class Release:
     """A receipt; ``share`` says where among the acknowledged numbers it cuts, 0 to 1.
 
-    It speaks of the epoch that is so many back, or of the oldest that has something pending.
+    It speaks of the lane, or of the next one of which there is something to say, in the epoch that
+    is so many back, or in the oldest that has something pending.
+    """
+
+    lane: Lane
+    shape: Shape
+    share: float
+    epochs_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """The next holder was restored from a backup, and says what it no longer has.
+
+    ``share`` cuts among the numbers that it had, as for ``Release``. It speaks of the lane, or of
+    the next one of which it had something, in the epoch that is so many back, whether or not that
+    has something pending.
     """
 
     lane: Lane
@@ -143,9 +160,9 @@ class GiveUpEpoch:
     """Upstream says that the store is an older copy."""
 
 
-Step = Append | Release | Rest | Fail | Fill | Linked | SetClock | GiveUpEpoch
-_KINDS: Final = (Append, Release, Rest, Linked, SetClock, GiveUpEpoch, Fail, Fill)
-_OFTEN: Final = (20, 10, 10, 2, 2, 1, 2, 2)
+Step = Append | Release | Reclaim | Rest | Fail | Fill | Linked | SetClock | GiveUpEpoch
+_KINDS: Final = (Append, Release, Reclaim, Rest, Linked, SetClock, GiveUpEpoch, Fail, Fill)
+_OFTEN: Final = (20, 10, 6, 10, 2, 2, 1, 2, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +201,8 @@ class Bounds:
         age_seconds_max: for how long metrics and logs are kept.
         release_seconds: how long a closed journal waits for its release while a link is up.
         spare_bytes: what is kept allocated for the next journal.
+        retained_bytes_max: how much of what was released may stay.
+        journals_retained_max: how many journals of that.
     """
 
     bytes_max: int
@@ -193,6 +212,8 @@ class Bounds:
     age_seconds_max: float
     release_seconds: float
     spare_bytes: int
+    retained_bytes_max: int
+    journals_retained_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +238,8 @@ def draw(seed: int) -> History:
         age_seconds_max=generator.choice([20.0, 90.0, 86_400.0]),
         release_seconds=generator.choice([2.0, 10.0]),
         spare_bytes=generator.choice([4096, 8192]),
+        retained_bytes_max=generator.choice([0, 4096, 16_384, 1 << 20]),
+        journals_retained_max=generator.choice([0, 1, 3]),
     )
     wanders = generator.random() < 0.05  # noqa: PLR2004  # one in twenty
     count = generator.randint(*_WANDERING_LIVES) if wanders else generator.randint(1, _LIVES_MAX)
@@ -260,6 +283,13 @@ def _step(generator: random.Random) -> Step:
             generator.choice(list(Shape)),
             generator.random(),
             generator.choice([0, 0, 1, 2]),
+        )
+    if kind is Reclaim:
+        return Reclaim(
+            generator.choice(_RELEASED),
+            generator.choice(list(Shape)),
+            generator.random(),
+            generator.choice([0, 0, 0, 1]),
         )
     if kind is Rest:
         return Rest(generator.choice([0.0, 0.05, 1.0, 1.0, 12.0, 100.0]))

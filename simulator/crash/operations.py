@@ -10,7 +10,10 @@ A change of the disk belongs to an operation by what it touches:
                epoch; and the unlinks after it
 ``seal``       a batch is written beside, synced, renamed, its folder synced; then the journal is
                unlinked, or becomes the spare
-``release``    the cursor is written and synced; a batch that was not given up is unlinked
+``release``    the cursor is written and synced; a batch that was not given up is unlinked where
+               room is wanted
+``reclaim``    the same, after the next holder has lost something, until that is durable; and the
+               head of a journal, or ``STORE``, that states what is forgotten
 ``epoch``      ``STORE`` of a store that was there is written anew, beside, and renamed
 ``open``       folders are made, leavings tidied away, broken bytes kept, and ``STORE`` made
 ``rest``       nothing is under way, though not all that was done may be durable
@@ -32,7 +35,7 @@ from schemas.messages import Lane
 from schemas.ranges import Ranges
 from simulator.disk_faults import Call, DiskFaults, OperationName, PowerCut
 
-__all__ = ["Change", "Operation", "Watched"]
+__all__ = ["Change", "Operation", "Watched", "numbers_of"]
 
 _SYNCS: Final = frozenset({"sync", "sync_directory"})
 _CHANGES: Final = _SYNCS | {"create", "make_directory", "rename", "truncate", "unlink", "write"}
@@ -54,6 +57,7 @@ class Operation(StrEnum):
     ROTATE = "rotate"
     SEAL = "seal"
     RELEASE = "release"
+    RECLAIM = "reclaim"
     EVICT = "evict"
     EPOCH_CHANGE = "epoch_change"
     OPEN = "open"
@@ -88,6 +92,7 @@ class Watched(DiskFaults):
         self._spares: dict[str, _Spare] = {}
         self._given_up: dict[Lane, Ranges] = {}
         self._unstated = False
+        self._reclaimed = False
 
     def begin_life(self, *, there: bool) -> None:
         """A process opens the disk, on which a store is ``there``, or is not."""
@@ -97,6 +102,7 @@ class Watched(DiskFaults):
         self._there = there
         self._opening = True
         self._unstated = False
+        self._reclaimed = False
         self._spares.clear()
 
     def clear(self) -> None:
@@ -105,10 +111,17 @@ class Watched(DiskFaults):
 
     def note(self, event: Evicted) -> None:
         """The spool has decided to give something up, and will state it before it does."""
-        spans = [part.partition("-") for part in event.numbers.split(", ")]
-        numbers = Ranges.of([(int(first), int(last or first) + 1) for first, _, last in spans])
+        numbers = numbers_of(event.numbers)
         self._given_up[event.lane] = self._given_up.get(event.lane, Ranges()) | numbers
         self._unstated = True
+
+    def note_reclaim(self) -> None:
+        """The next holder has lost something, and the spool has not made that durable yet."""
+        self._reclaimed = True
+
+    def note_settled(self) -> None:
+        """It has."""
+        self._reclaimed = False
 
     def begin(self, operation: OperationName, path: str, size: int = 0) -> None:
         """Tells a call from a change, lets the photographer do his work, and goes on."""
@@ -149,7 +162,8 @@ class Watched(DiskFaults):
         if folder == shelf.FOLDER:
             return self._tell_shelf(operation, path)
         if path == cursor.PATH and not self._opening:
-            return Operation.RELEASE, operation == "write"
+            told = Operation.RECLAIM if self._reclaimed else Operation.RELEASE
+            return told, operation == "write"
         return Operation.OPEN, False
 
     def _tell_store(self, operation: OperationName, path: str) -> tuple[Operation, bool]:
@@ -158,6 +172,8 @@ class Watched(DiskFaults):
             return Operation.OPEN, False
         if not self._opening and (self._unstated or last is Operation.EVICT):
             return Operation.EVICT, operation == "create"
+        if not self._opening and (self._reclaimed or last is Operation.RECLAIM):
+            return Operation.RECLAIM, operation == "create"
         if path or last is Operation.EPOCH_CHANGE:
             return Operation.EPOCH_CHANGE, operation == "create"
         return Operation.OPEN, False
@@ -199,7 +215,11 @@ class Watched(DiskFaults):
 
     def _make(self) -> Operation:
         self._opening = False
-        self._making = Operation.EVICT if self._unstated else Operation.ROTATE
+        self._making = Operation.ROTATE
+        if self._unstated:
+            self._making = Operation.EVICT
+        elif self._reclaimed:
+            self._making = Operation.RECLAIM
         return self._making
 
     def _makes(self, path: str) -> bool:
@@ -221,3 +241,9 @@ class Watched(DiskFaults):
                 return Operation.EVICT, False
             return Operation.RELEASE, False
         return (Operation.OPEN if self._opening else Operation.SEAL), False
+
+
+def numbers_of(told: str) -> Ranges:
+    """The numbers that the text of ``Ranges`` tells."""
+    spans = [part.partition("-") for part in told.split(", ") if part != "none"]
+    return Ranges.of([(int(first), int(last or first) + 1) for first, _, last in spans])

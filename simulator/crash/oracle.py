@@ -8,7 +8,9 @@ After a crash, for each epoch and lane:
 - nothing can be read that was never appended, and what can be read is in order, its chain whole;
 - ``next number = released + pending + waiting + explained``, as sets, nothing twice;
 - no number that was handed out is to be handed out again;
-- nothing counts as released without a receipt;
+- nothing counts as released without a receipt; what the next holder has lost counts so only until
+  the spool has said that the loss is durable;
+- of a present life nothing is forgotten but what the next holder has lost;
 - of all statements of a lane, those the next holder has taken included, the one with the highest
   number is the truth, and no two have one number.
 
@@ -122,7 +124,11 @@ async def _audit_present(
     told = accounts[-1].next_seq if accounts else 0
     _demand(told == next_seq, f"{lane}: the account says that {told} is next, it is {next_seq}")
     explained = accounts[-1].explained if accounts else {}
-    judge(lane, await view(spool, lane, explained), annals.present(spool))
+    said = annals.present(spool)
+    forgotten = explained.get(Explained.FORGOTTEN, _NONE)
+    forgotten -= ranges(said.forgettable.get(lane, ()))
+    _demand(not forgotten, f"{lane}: forgotten, and nobody had lost it: {forgotten}")
+    judge(lane, await view(spool, lane, explained), said)
     return explained
 
 
@@ -261,6 +267,9 @@ def judge(lane: Lane, seen: View, said: Said, *, damaged: bool = False) -> None:
     held = ranges(seen.held)
     known = _union(seen.explained.values())
     judge_records(lane, seen.held, seen.explained, said, damaged=damaged)
+    lost = ranges(said.lost.get(lane, ())) & ranges(said.acknowledged.get(lane, ()))
+    lost -= held | seen.released | known
+    _demand(not lost, f"{lane}: lost by the next holder, and nowhere: {lost}")
     gone = ranges(said.released.get(lane, ()))
     _demand(not seen.released - gone, f"{lane}: released without a receipt {seen.released - gone}")
     everything = Ranges.of([(0, seen.next_seq)])

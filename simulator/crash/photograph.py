@@ -21,6 +21,7 @@ _SHARES: Final[Mapping[Operation, float]] = {
     Operation.ROTATE: 0.04,
     Operation.SEAL: 0.02,
     Operation.RELEASE: 0.25,
+    Operation.RECLAIM: 0.5,
     Operation.EVICT: 0.3,
     Operation.EPOCH_CHANGE: 0.35,
     Operation.OPEN: 0.03,

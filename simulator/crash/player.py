@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Final
 
 from mesh.spool.batch import Labels
-from mesh.spool.events import Evicted
+from mesh.spool.events import Evicted, Reclaimed
 from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.spool import DEFAULT_LANES, Spool, SpoolSettings
 from schemas import wire
 from schemas.errors import DiskFailed, Overloaded, StoreUnusable
 from schemas.limits import PAST_EPOCHS_MAX
-from schemas.messages import Account, Lane
+from schemas.messages import Account, Epoch, Lane
 from schemas.ranges import Ranges
 from simulator.clock import VirtualLoop, run
 from simulator.crash.annals import Annals, ranges, record
@@ -33,6 +33,7 @@ from simulator.crash.history import (
     History,
     Life,
     Linked,
+    Reclaim,
     Release,
     Rest,
     SetClock,
@@ -40,7 +41,7 @@ from simulator.crash.history import (
     Step,
     Store,
 )
-from simulator.crash.operations import Operation, Watched
+from simulator.crash.operations import Operation, Watched, numbers_of
 from simulator.crash.oracle import Terms, audit, pending, records_of
 from simulator.crash.photograph import SPACIOUS_BYTES, Photograph, images_of, is_wanted
 from simulator.crash.stage import resources, working
@@ -57,14 +58,19 @@ _LIFE_SECONDS_MAX: Final = 100_000.0
 
 
 class _Witness:
-    """Port ``Observer``: tells the watched disk what was given up."""
+    """Port ``Observer``: tells the watched disk what was given up, the annals what was lost."""
 
-    def __init__(self, faults: Watched) -> None:
+    def __init__(self, faults: Watched, annals: Annals) -> None:
         self._faults = faults
+        self._annals = annals
 
     def observe(self, event: object) -> None:
         if isinstance(event, Evicted):
             self._faults.note(event)
+        elif isinstance(event, Reclaimed) and not self._faults.dead:
+            self._faults.note_settled()
+            said = self._annals.epochs[Epoch.parse(event.epoch)]
+            said.settle(event.lane, numbers_of(event.pending) | numbers_of(event.forgotten))
 
 
 class Player:
@@ -149,7 +155,7 @@ class Player:
         held = resources(
             self._disk,
             self._generator,
-            _Witness(self.faults),
+            _Witness(self.faults, self._annals),
             machine_id(life.machine),
             self._times.begin(loop, life.wake),
             self._times.boot,
@@ -179,6 +185,8 @@ class Player:
                 await self._append(spool, step)
             case Release():
                 await self._release(spool, step)
+            case Reclaim():
+                self._reclaim(spool, step)
             case Rest(seconds):
                 await asyncio.sleep(seconds)
             case Fail():
@@ -216,15 +224,33 @@ class Player:
     async def _release(self, spool: Spool, step: Release) -> None:
         epoch = spool.epochs[-1 - min(step.epochs_back, len(spool.epochs) - 1)]
         said = self._annals.epochs[epoch]
-        held = ranges(said.acknowledged.get(step.lane, ()))
-        if step.lane is Lane.ACCOUNT or epoch != spool.epoch:
-            # The next holder knows what was handed on to it, promised or not.
-            handed_on = records_of(await pending(spool, step.lane, epoch))
-            held = ranges(handed_on)
-            if step.lane is Lane.ACCOUNT:
-                self._annals.hear(wire.decode_as(Account, data) for data in handed_on.values())
-        if held:
-            said.release(spool, step.lane, _chosen(held, step), epoch)
+        for lane in _from(step.lane):
+            held = await self._releasable(spool, lane, epoch)
+            if held:
+                said.release(spool, lane, _chosen(held, step), epoch)
+                return
+
+    async def _releasable(self, spool: Spool, lane: Lane, epoch: Epoch) -> Ranges:
+        """What the next holder can have and was not released."""
+        released = spool.released(lane, epoch)
+        if lane is not Lane.ACCOUNT and epoch == spool.epoch:
+            return ranges(self._annals.epochs[epoch].acknowledged.get(lane, ())) - released
+        # The next holder knows what was handed on to it, promised or not.
+        handed_on = records_of(await pending(spool, lane, epoch))
+        if lane is Lane.ACCOUNT:
+            self._annals.hear(wire.decode_as(Account, data) for data in handed_on.values())
+        return ranges(handed_on) - released
+
+    def _reclaim(self, spool: Spool, step: Reclaim) -> None:
+        known = list(self._annals.epochs)
+        epoch = known[-1 - min(step.epochs_back, len(known) - 1)]
+        for lane in _from(step.lane):
+            had = spool.released(lane, epoch)
+            if had:
+                said = self._annals.epochs[epoch]
+                if said.reclaim(spool, lane, _chosen(had, step), epoch):
+                    self.faults.note_reclaim()
+                return
 
     # --- photographs -------------------------------------------------------------------------
 
@@ -278,12 +304,21 @@ def settings_of(bounds: Bounds) -> SpoolSettings:
         journal_seconds_max=60.0,
         release_seconds=bounds.release_seconds,
         spare_bytes=bounds.spare_bytes,
+        retained_bytes_max=bounds.retained_bytes_max,
+        journals_retained_max=bounds.journals_retained_max,
         headroom_bytes=0,
     )
 
 
-def _chosen(held: Ranges, step: Release) -> Ranges:
-    """The numbers that a receipt names, of those that the next holder can have."""
+def _from(lane: Lane) -> list[Lane]:
+    """All lanes, this one first."""
+    lanes = list(Lane)
+    at = lanes.index(lane)
+    return lanes[at:] + lanes[:at]
+
+
+def _chosen(held: Ranges, step: Release | Reclaim) -> Ranges:
+    """The numbers that a receipt names or misses, of those that the next holder can have."""
     numbers = list(held)
     at = int(step.share * (len(numbers) - 1))
     match step.shape:

@@ -7,8 +7,9 @@ import pytest
 from mesh.spool.events import Evicted
 from schemas.errors import DiskFailed
 from schemas.messages import Lane
+from schemas.ranges import Ranges
 from simulator.crash.history import draw
-from simulator.crash.operations import Operation, Watched
+from simulator.crash.operations import Operation, Watched, numbers_of
 from simulator.crash.player import Player
 
 BATCH = "lanes/logs/1-00000000000000aa/00000000000000000000-00000000000000000004.batch"
@@ -115,6 +116,24 @@ def test_what_is_given_up_of_a_past_epoch_is_stated_in_store() -> None:
     assert log.do(*RESTATE, *BEGIN) == ["evict"] * (len(RESTATE) + len(BEGIN))
     log.do(f"unlink {BATCH}", *BEGIN)
     assert log.do(*RESTATE) == ["epoch_change"] * len(RESTATE), "given up by a receipt"
+
+
+def test_what_a_holder_has_lost_is_reclaimed_until_that_is_durable() -> None:
+    """The journal that states what is forgotten, the cursor; then receipts release again."""
+    log = Log()
+    log.do(*BEGIN)
+    log.faults.note_reclaim()
+    assert log.do(*BEGIN, "write cursor", "sync cursor") == ["reclaim"] * 6
+    assert log.do(*RESTATE) == ["reclaim"] * len(RESTATE), "of a past epoch"
+    log.faults.note_settled()
+    assert log.do("write cursor", "sync cursor", f"unlink {BATCH}") == ["release"] * 3
+    assert log.do(*BEGIN) == ["rotate"] * 4
+
+
+def test_numbers_are_read_as_they_are_told() -> None:
+    """The text of a set of numbers, the empty one too."""
+    for spans in ((), ((0, 1),), ((0, 5), (7, 8), (9, 20))):
+        assert numbers_of(str(Ranges(spans))) == Ranges(spans)
 
 
 def test_after_its_last_sync_nothing_is_under_way() -> None:

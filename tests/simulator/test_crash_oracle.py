@@ -1,6 +1,8 @@
 """The oracle: each way in which a spool can lie is told from the truth."""
 
+import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +88,52 @@ def test_a_lie_is_a_violation(lie: View, why: str) -> None:
     """Invariants I1, I2 and I5 of the list of faults, receipts, and numbers used twice."""
     with pytest.raises(Violation, match=why):
         judge(LANE, lie, SAID)
+
+
+def test_what_a_holder_has_lost_is_somewhere() -> None:
+    """Released as if nothing had happened, pending, or explained; once it is durable, no longer so.
+
+    Row 35.
+    """
+    said = Said(SAID.produced, SAID.acknowledged, {LANE: {0}}, {LANE: 6}, lost={LANE: {0}})
+    judge(LANE, TRUTH, said)
+    back = TRUTH._replace(held={0: PRODUCED[0], **TRUTH.held}, released=Ranges())
+    judge(LANE, back, said)
+    forgotten = {**TRUTH.explained, Explained.FORGOTTEN: ranges([0])}
+    judge(LANE, TRUTH._replace(explained=forgotten, released=Ranges()), said)
+    nowhere = TRUTH._replace(released=Ranges())
+    with pytest.raises(Violation, match="lost by the next holder, and nowhere: 0"):
+        judge(LANE, nowhere, said)
+    said.settle(LANE, ranges([0, 1]))
+    assert (said.lost, said.released) == ({LANE: set()}, {LANE: set()})
+    judge(LANE, back, said)
+    with pytest.raises(Violation, match="released without a receipt 0"):
+        judge(LANE, TRUTH._replace(held=back.held), said)
+
+
+def test_what_nobody_has_lost_is_not_forgotten() -> None:
+    """Of a present life; a spool that reclaims what was not lost says what is not so."""
+
+    async def main(_: random.Random) -> None:
+        annals = Annals()
+        settings = replace(CALM, retained_bytes_max=0, journals_retained_max=0)
+        async with opened(SimDisk(), settings) as spool:
+            said = annals.present(spool)
+            assert await said.append(spool, LANE, ["a", "b"])
+            spool._pump.rotate()
+            await asyncio.sleep(1)
+            said.release(spool, LANE, Ranges(((0, 2),)))
+            await asyncio.sleep(1)
+            said.reclaim(spool, LANE, ranges([1]), spool.epoch)
+            await asyncio.sleep(1)
+            await spool.state_accounts()
+            await audit(spool, annals)
+            spool.reclaim(LANE, ranges([0]), "hq")
+            await spool.state_accounts()
+            with pytest.raises(Violation, match="forgotten, and nobody had lost it: 0"):
+                await audit(spool, annals)
+
+    run(main)
 
 
 def test_what_was_damaged_on_purpose_may_be_lost_if_it_is_stated() -> None:

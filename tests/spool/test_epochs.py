@@ -15,6 +15,7 @@ from schemas.messages import Account, Epoch, Explained, Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk, cut_everywhere
 from tests.spool.world import (
+    BARE,
     CALM,
     SMALL,
     Said,
@@ -95,7 +96,7 @@ def test_a_past_life_is_released_and_forgotten_like_any_other() -> None:
                 spool.release(Lane.EVENTS, Ranges(((0, 1),)), "hq", Epoch(9, 9))
             spool.release(Lane.EVENTS, Ranges(((0, 4),)), "hq", old)
             await asyncio.sleep(1)
-        async with opened(disk, seed=2, machine=OTHER) as spool:
+        async with opened(disk, BARE, seed=2, machine=OTHER) as spool:
             assert spool.released(Lane.EVENTS, old) == Ranges(((0, 4),))
             assert spool.has_pending(Lane.EVENTS, 4, old)
             for lane in Lane:

@@ -23,6 +23,7 @@ from schemas.ranges import Ranges
 from simulator.disk import SimDisk
 from tests.spool.frames import EPOCH, OWNER, chained
 from tests.spool.world import (
+    BARE,
     CALM,
     SMALL,
     Said,
@@ -377,7 +378,7 @@ def test_the_cursor_is_durable_before_anything_goes() -> None:
 
     async def main(_: random.Random) -> None:
         disk, said = SimDisk(), Said()
-        async with opened(disk) as spool:
+        async with opened(disk, BARE) as spool:
             await _sealed(disk, said, spool, [Lane.EVENTS])
             path = _batches(disk)[0]
             said.release(spool, Lane.EVENTS, Ranges(((0, 4),)))
@@ -395,7 +396,7 @@ def test_an_unlinking_that_failed_or_was_cut_short_is_finished() -> None:
 
     async def main(_: random.Random) -> None:
         disk, said = SimDisk(), Said()
-        async with opened(disk) as spool:
+        async with opened(disk, BARE) as spool:
             for _ in range(3):
                 await _sealed(disk, said, spool, [Lane.EVENTS])
             disk.faults.fail("unlink", after=1)
@@ -410,7 +411,7 @@ def test_an_unlinking_that_failed_or_was_cut_short_is_finished() -> None:
             await asyncio.sleep(1)
             assert len(_batches(disk)) == 1
         disk.faults._planted.clear()
-        async with opened(disk) as spool:
+        async with opened(disk, BARE) as spool:
             await asyncio.sleep(1)
             assert _batches(disk) == []
             assert spool.status().lanes[Lane.EVENTS].pending_records == 0
@@ -448,13 +449,13 @@ def test_a_lost_cursor_means_sending_again() -> None:
 
     async def main(_: random.Random) -> None:
         disk, said = SimDisk(), Said()
-        async with opened(disk) as spool:
+        async with opened(disk, BARE) as spool:
             await _sealed(disk, said, spool, [Lane.EVENTS])
             await _sealed(disk, said, spool, [Lane.EVENTS])
             said.release(spool, Lane.EVENTS, Ranges(((0, 6),)))
             await asyncio.sleep(1)
         disk.unlink(cursors.PATH)
-        async with opened(disk) as spool:
+        async with opened(disk, BARE) as spool:
             assert sorted(records_of(await pending(spool, Lane.EVENTS))) == [4, 5, 6, 7]
             assert explained_of(spool, Lane.EVENTS) == {Explained.DAMAGED: Ranges(((0, 4),))}
 

@@ -20,13 +20,15 @@ from hypothesis.stateful import (
     rule,
 )
 
+from mesh.spool.events import Reclaimed
 from mesh.spool.spool import Spool
 from schemas.errors import DiskFailed, Overloaded
-from schemas.messages import Explained, Lane
+from schemas.messages import Epoch, Explained, Lane
 from schemas.ranges import Ranges
 from simulator.clock import VirtualLoop
 from simulator.crash import oracle, stage
 from simulator.crash.annals import Annals, Said
+from simulator.crash.operations import numbers_of
 from simulator.crash.oracle import Terms
 from simulator.crash.times import Times, Wake, Wall
 from simulator.disk import SimDisk
@@ -44,11 +46,22 @@ RESTART = Wake(boot=False, away_seconds=1.0, wall=Wall.RIGHT)
 
 
 class Teller(Watcher):
-    """Counts for ``--hypothesis-show-statistics`` what the lives came to."""
+    """Counts for ``--hypothesis-show-statistics`` what the lives came to.
+
+    Notes which losses of the next holder are durable, while there is power.
+    """
+
+    def __init__(self, disk: SimDisk, annals: Annals) -> None:
+        super().__init__()
+        self._disk = disk
+        self._annals = annals
 
     def observe(self, event: object) -> None:
         """Takes one event."""
         hypothesis.event(type(event).__name__)
+        if isinstance(event, Reclaimed) and self._disk.faults._changes_left is None:
+            said = self._annals.epochs[Epoch.parse(event.epoch)]
+            said.settle(event.lane, numbers_of(event.pending) | numbers_of(event.forgotten))
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -71,10 +84,12 @@ class SpoolMachine(RuleBasedStateMachine):
         seed=st.integers(0, 2**32),
         block_bytes=st.sampled_from([512, 4096]),
         bytes_max=st.sampled_from([32_768, 65_536]),
+        retained_bytes_max=st.sampled_from([0, 8192, 65_536]),
     )
-    def begin(self, seed: int, block_bytes: int, bytes_max: int) -> None:
+    def begin(self, seed: int, block_bytes: int, bytes_max: int, retained_bytes_max: int) -> None:
         """A new store."""
         self.bytes_max = bytes_max
+        self.retained_bytes_max = retained_bytes_max
         self.generator = random.Random(seed)
         self.block_bytes = block_bytes
         self._open()
@@ -83,7 +98,11 @@ class SpoolMachine(RuleBasedStateMachine):
         self.life += 1
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         chosen = replace(
-            SMALL, lanes=KEPT, journal_bytes_max=journal_bytes_max, bytes_max=self.bytes_max
+            SMALL,
+            lanes=KEPT,
+            journal_bytes_max=journal_bytes_max,
+            bytes_max=self.bytes_max,
+            retained_bytes_max=self.retained_bytes_max,
         )
 
         async def start() -> Spool:
@@ -92,7 +111,7 @@ class SpoolMachine(RuleBasedStateMachine):
             held = stage.resources(
                 self.disk,
                 random.Random(self.life),
-                Teller(),
+                Teller(self.disk, self.annals),
                 bytes([self.machine + 1]) * 16,
                 self.times.begin(loop, wake),
                 self.times.boot,
@@ -188,6 +207,23 @@ class SpoolMachine(RuleBasedStateMachine):
             self.said.release(self.spool, lane, numbers)
 
         self._do(give())
+
+    @rule(back=st.integers(0, 2), lane=LANES, share=st.floats(0, 1), whole=st.booleans())
+    def reclaim(self, back: int, lane: Lane, share: float, *, whole: bool) -> None:
+        """The next holder has lost some of what it had, or all that it had of a lane."""
+        known = list(self.annals.epochs)
+        epoch = known[-1 - min(back, len(known) - 1)]
+        had = list(self.spool.released(lane, epoch))
+        if not had:
+            return
+        at = int(share * (len(had) - 1))
+        lost = had if whole else had[at // 2 : at + 1]
+
+        async def lose() -> None:
+            numbers = Ranges.of([(number, number + 1) for number in lost])
+            self.annals.epochs[epoch].reclaim(self.spool, lane, numbers, epoch)
+
+        self._do(lose())
 
     @rule(back=st.integers(1, 4), lane=LANES)
     def release_a_past_epoch(self, back: int, lane: Lane) -> None:

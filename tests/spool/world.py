@@ -19,6 +19,7 @@ from simulator.crash.oracle import View, judge, pending, records_of, view
 from simulator.crash.stage import Thread
 
 __all__ = [
+    "BARE",
     "CALM",
     "LABELS",
     "SMALL",
@@ -48,6 +49,9 @@ SMALL = SpoolSettings(
 
 CALM = replace(SMALL, journal_bytes_max=1 << 20)
 """Nothing rotates by itself."""
+
+BARE = replace(CALM, retained_bytes_max=0)
+"""The same, and nothing stays that was released."""
 
 Nowhere = Thread
 

@@ -100,7 +100,9 @@ def _holes(
 def _pieces(sight: Sight, lane: Lane, epoch: Epoch, wanted: Wanted) -> list[Sealed | Located]:
     found = sight.lives[epoch][lane]
     placed: list[tuple[int, int, Sealed | Located]] = []
-    batch_items = [*found.sealed, *(found.leaving if wanted.released else ())]
+    batch_items = [*found.sealed]
+    if wanted.released:
+        batch_items += (*found.leaving, *found.retained)
     placed += [(item.first, item.stop, item) for item in batch_items]
     present = epoch == sight.identity.epoch
     frames = _all_frames(sight, lane) if wanted.released and present else found.fresh

@@ -35,6 +35,7 @@ class LaneLife:
         stated: numbers that are durably stated never to arrive, by reason.
         unstated: numbers that the next opening would state, by reason.
         released: numbers that were released.
+        retained: of these, what is still there, for a holder that loses it.
         holders: up to where each holder has released.
     """
 
@@ -44,6 +45,7 @@ class LaneLife:
     stated: Mapping[str, Ranges]
     unstated: Mapping[str, Ranges]
     released: Ranges
+    retained: Ranges
     holders: Mapping[str, int]
 
 
@@ -105,7 +107,9 @@ class Outlook:
     """How a spool stands.
 
     Args:
-        used_bytes: what journals, the spare ones too, and batches take, in blocks.
+        used_bytes: what journals, the spare ones too, and batches take, in blocks, less what is
+            only retained.
+        retained_bytes: what batches and journals take of which all was released: it goes first.
         bytes_max: what they may take; ``None`` where nobody says.
         hours_left: until the spool is full; ``None`` where it never is, or no quota is known.
         newest: commit of the newest frame in the journals.
@@ -116,6 +120,7 @@ class Outlook:
     """
 
     used_bytes: int
+    retained_bytes: int
     bytes_max: int | None
     hours_left: float | None
     newest: Moment | None
@@ -139,10 +144,11 @@ def outlook(
         bytes_max: its quota.
         headroom_bytes: what it leaves free on the file system, where that has less to give.
     """
-    used = _used_bytes(sight)
+    retained = _retained_bytes(sight)
+    used = _taken_bytes(sight) - retained
     allowed = bytes_max
     if bytes_max is not None and headroom_bytes is not None:
-        room = used + sight.picture.free_bytes() - headroom_bytes
+        room = used + retained + sight.picture.free_bytes() - headroom_bytes
         allowed = max(0, min(bytes_max, room))
     recent = recent_of(sight)
     rates = {lane: rate_of(sight, lane, recent) for lane in Lane}
@@ -173,6 +179,7 @@ def outlook(
     }
     return Outlook(
         used_bytes=used,
+        retained_bytes=retained,
         bytes_max=allowed,
         hours_left=hours_until_full(growths, room_bytes),
         newest=Moment(recent.end.wall_ns, recent.end.trusted) if recent else None,
@@ -196,6 +203,7 @@ def _lives(sight: Sight, lane: Lane) -> dict[Epoch, LaneLife]:
             stated=sight.stated(lane, epoch),
             unstated=found.newly,
             released=found.released,
+            retained=sight.retained(lane, epoch),
             holders=_holders(sight, lane, epoch),
         )
         for epoch, lanes in sight.lives.items()
@@ -208,15 +216,28 @@ def _bytes(state: LaneFound) -> int:
     return frames + sum(item.allocated for item in state.sealed)
 
 
-def _used_bytes(sight: Sight) -> int:
+def _taken_bytes(sight: Sight) -> int:
     files = [content.size for content in sight.survey.journals]
     files += journal.spares(sight.picture)[0].values()
-    return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in files) + sum(
+    return sum(map(_in_blocks, files)) + sum(
         item.allocated
         for lanes in sight.lives.values()
         for state in lanes.values()
-        for item in (*state.sealed, *state.leaving, *state.spoiled)
+        for item in (*state.sealed, *state.leaving, *state.spoiled, *state.retained)
     )
+
+
+def _retained_bytes(sight: Sight) -> int:
+    return sum(_in_blocks(content.size) for content in sight.retained_journals()) + sum(
+        item.allocated
+        for lanes in sight.lives.values()
+        for state in lanes.values()
+        for item in state.retained
+    )
+
+
+def _in_blocks(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _goes_first(

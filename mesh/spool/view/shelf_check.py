@@ -203,7 +203,9 @@ def _not_sound(
     if numbers:
         finding = Finding(Grade.DAMAGE, path, wrong, _SENDING, {lane: numbers})
     else:
-        then = "its numbers are released or stated already; the node takes it off the shelf"
+        then = (
+            "its numbers are released or stated already: it costs none while no holder loses them"
+        )
         finding = Finding(Grade.REMARK, path, wrong, then)
     return Checked(path, item.size, findings=[finding])
 

@@ -21,6 +21,7 @@ from mesh.spool.batch import Batch, parse
 from mesh.spool.epochs import NO_MACHINE
 from mesh.spool.explained import all_of
 from mesh.spool.frame import Whole
+from mesh.spool.journal import JournalContent
 from mesh.spool.recovery import LaneFound
 from mesh.spool.shelf import Sealed
 from mesh.spool.store import Survey
@@ -112,13 +113,33 @@ class Sight:
         frames = [(item.frame.header.first, item.frame.header.stop) for item in found.fresh]
         return Ranges.of(batches + frames)
 
+    def retained(self, lane: Lane, epoch: Epoch | None = None) -> Ranges:
+        """Numbers that were released and still stand in a batch or in a frame that verifies."""
+        found = self.found(lane, epoch)
+        if found is None:
+            return _NONE
+        shelved = [(item.first, item.stop) for item in found.retained]
+        kept = [span for numbers in found.kept.values() for span in numbers.spans]
+        return Ranges.of(shelved + kept) | (self.held(lane, epoch) & found.released)
+
+    def retained_journals(self) -> list[JournalContent]:
+        """The journals that are not written any more, and of which all that they hold is released.
+
+        The newest may still be written.
+        """
+        lanes = self.survey.lanes.values()
+        pending = {item.journal for found in lanes for item in found.fresh}
+        kept = {number for found in lanes for number in found.kept} - pending
+        return [content for content in self.survey.journals[:-1] if content.number in kept]
+
     def end(self, lane: Lane) -> int:
         """One more than the highest number that was ever written, released or stated.
 
         Of the present life: of one that is over ``STORE`` says where it ended.
         """
         found = self.survey.lanes[lane]
-        shelf = [item.stop for item in (*found.sealed, *found.leaving, *found.spoiled)]
+        shelved = (*found.sealed, *found.leaving, *found.spoiled, *found.retained)
+        shelf = [item.stop for item in shelved]
         frames = [frame.header.stop for frame in self.frames() if frame.header.lane is lane]
         return max(found.released.end, self.explained(lane).end, *shelf, *frames, 0)
 
