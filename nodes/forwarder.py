@@ -374,7 +374,7 @@ class Forwarder:
                     not self._rules[lane].live or Key(life, lane, live=True) in self._dry
                 ):
                     continue
-                for front in delivery.fronts(lane):
+                for front in delivery.fronts(lane, now):
                     key = Key(life, lane, front.live)
                     if self._can_begin(key, delivery, front):
                         queues.append(Queue(life, lane, front.live, self._part_bytes("")))
@@ -426,7 +426,8 @@ class Forwarder:
         """Takes the next batch of a queue in hand; ``None`` when there is none to be sent."""
         life, lane, live = key
         delivery = self._deliveries[life]
-        front = next((f for f in delivery.fronts(lane) if f.live == live), None)
+        now = asyncio.get_running_loop().time()
+        front = next((f for f in delivery.fronts(lane, now) if f.live == live), None)
         if front is None:
             return None
         try:

@@ -3,6 +3,7 @@
 import typer
 
 from simulator.crash.command import crash
+from simulator.world.command import run
 
 __all__ = ["main"]
 
@@ -16,6 +17,7 @@ def main() -> None:
         help="Searches a simulated world for what breaks the mesh.",
     )
     app.command("crash")(crash)
+    app.command("run")(run)
 
     @app.callback()
     def simulator() -> None:

@@ -22,7 +22,6 @@ __all__ = [
     "Truncate",
     "Unlink",
     "Write",
-    "is_data",
 ]
 
 ROOT: Final = 0
@@ -195,8 +194,3 @@ class Tree:
     def _forget(self, folder: int, name: str, node: int) -> None:
         if self.folders[folder].get(name) == node:
             del self.folders[folder][name]
-
-
-def is_data(operation: Operation, node: int) -> bool:
-    """Whether it changes bytes or length of this file."""
-    return isinstance(operation, Write | Grow | Truncate) and operation.node == node

@@ -156,6 +156,8 @@ class _Lane:
     in_vain: int = 0
     """How often a receipt was overdue since the last one came."""
     next_at: float = 0.0
+    live_at: float = 0.0
+    """Until when what is live gathers records; history does not wait for that."""
     resends: int = 0
     chains: dict[int, bytes] = field(default_factory=dict)
     receipts: dict[str, _Stated] = field(default_factory=dict)
@@ -257,17 +259,18 @@ class Delivery:
         """The first number of a lane that is to be sent."""
         return self._lanes[lane].taken.watermark()
 
-    def fronts(self, lane: Lane) -> tuple[Front, ...]:
-        """Where a lane sends from, what is live before what is history."""
+    def fronts(self, lane: Lane, now: float) -> tuple[Front, ...]:
+        """Where a lane may send from now, what is live before what is history."""
         state = self._lanes[lane]
         taken = state.taken
         history = taken.watermark()
         if not state.rule.live:
             return (Front(history, live=False),)
         live = taken.watermark(max(history, state.live_from))
-        if live == history:
-            return (Front(live, live=True),)
-        return (Front(live, live=True), Front(history, live=False))
+        behind = () if live == history else (Front(history, live=False),)
+        if state.live_at > now:
+            return behind
+        return (Front(live, live=True), *behind)
 
     def is_taken(self, lane: Lane, first: int, stop: int) -> bool:
         """Whether all these numbers were sent or released already."""
@@ -293,7 +296,12 @@ class Delivery:
 
         A linger, a pause or a missing receipt ends; ``None`` for never.
         """
-        times = [state.next_at for state in self._lanes.values() if state.next_at > now]
+        times = [
+            at
+            for state in self._lanes.values()
+            for at in (state.next_at, state.live_at)
+            if at > now
+        ]
         times += [
             state.accepted_at + self._patience(state)
             for state in self._lanes.values()
@@ -347,7 +355,7 @@ class Delivery:
         Args:
             header: of the batch.
             now: seconds on the loop's clock.
-            more: whether its lane has more to send.
+            more: whether its lane has more to send behind it.
             start: from which number on it was the first that is pending; its own where none is
                 said.
 
@@ -360,7 +368,11 @@ class Delivery:
         self._tickets += 1
         state.under_way[self._tickets] = _Sending(begin, header.last + 1, header.body_bytes)
         if not more and header.raw_bytes < self._settings.full_bytes:
-            state.next_at = max(state.next_at, now + state.rule.linger_seconds)
+            until = now + state.rule.linger_seconds
+            if state.rule.live:
+                state.live_at = max(state.live_at, until)
+            else:
+                state.next_at = max(state.next_at, until)
         self._remember(state, header.first, header.chain_before)
         self._remember(state, header.last + 1, header.chain_after)
         return self._tickets
@@ -429,7 +441,7 @@ class Delivery:
             state.under_way.clear()
             state.tries.clear()
             state.parked = state.passed = _NONE
-            state.next_at = 0.0
+            state.next_at = state.live_at = 0.0
             state.in_vain = 0
             state.go_back()
 

@@ -4,12 +4,14 @@ Readings that were published, decisions that were heard, batches that crossed.
 
 ::
 
-    {"reading": n, "ns": t, "topic": "…", "trace": "…", "flaw": ""}         published; flaw names
-    what was made wrong {"decision": seq, "ns": t, "epoch": "…", "lane": "…", "trace": "…",
-    "verdict": "…", "ms": latency or null} {"batch": [first, last], "ns": t, "epoch": "…", "lane":
-    "…"}            seen on its way into headquarters {"receipt": watermark, "ns": t, "epoch": "…",
-    "lane": "…"}              seen on its way back {"mark": "…", "ns": t}
-    what the demonstration did
+    {"reading": n, "ns": t, "topic": "…", "digest": "…", "flaw": ""}      published; flaw names what
+                                                                          was made wrong
+    {"decision": seq, "ns": t, "epoch": "…", "lane": "…", "digest": "…",
+     "verdict": "…", "ms": latency or null}                               heard
+    {"batch": [first, last], "ns": t, "epoch": "…", "lane": "…"}          on its way in
+    {"receipt": watermark, "ns": t, "epoch": "…", "lane": "…"}            on its way back
+    {"handed over": …}, {"held": …}                                       the same at a gateway
+    {"mark": "…", "ns": t}                                                what was done
 
 ``ns`` is the witness's own monotonic clock, so all times can be compared with each other.
 """
@@ -46,7 +48,9 @@ class Seen:
 
     Args:
         readings: published readings, by number: when, and what was wrong with it.
+        topics: where each of them was published, by number.
         decided: readings by number for which a decision was heard.
+        answered: when the decision on a reading was heard, ns, by the reading's number.
         decisions: each decision that was heard: when (ns), epoch and lane, number.
         latencies_ms: from a reading's publication to its decision, where both were seen.
         heard_twice: decisions whose identity was heard before.
@@ -56,7 +60,9 @@ class Seen:
     """
 
     readings: dict[int, tuple[int, str]] = field(default_factory=dict)
+    topics: dict[int, str] = field(default_factory=dict)
     decided: set[int] = field(default_factory=set)
+    answered: dict[int, int] = field(default_factory=dict)
     decisions: list[tuple[int, LaneKey, int]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     heard_twice: int = 0
@@ -77,6 +83,7 @@ def read(path: Path) -> Seen:
     for line in _lines(path):
         if "reading" in line:
             seen.readings[line["reading"]] = (line["ns"], line["flaw"])
+            seen.topics[line["reading"]] = line.get("topic", "")
             if line["digest"]:
                 inputs[line["digest"]] = line["reading"]
         elif "decision" in line:
@@ -85,6 +92,7 @@ def read(path: Path) -> Seen:
             numbers.setdefault(key, []).append(line["decision"])
             if line["digest"] in inputs:
                 seen.decided.add(inputs[line["digest"]])
+                seen.answered.setdefault(inputs[line["digest"]], line["ns"])
             if line["ms"] is not None:
                 seen.latencies_ms.append(line["ms"])
         elif "batch" in line:

@@ -12,7 +12,7 @@ from simulator.demo.audit import LaneAccount, total
 from simulator.demo.log import Seen
 from simulator.demo.script import Act, Kill
 
-__all__ = ["Outcome", "judge"]
+__all__ = ["Outcome", "drain_seconds", "judge"]
 
 _SECOND = 1_000_000_000
 _RATE_TOLERANCE = 0.05
@@ -94,7 +94,7 @@ def judge(seen: Seen, lanes: Mapping[Lane, LaneAccount], edge_rss_mb: float, kil
         failures.append("no decision was heard")
     if kill is Kill.NONE and not (low >= 1 - _RATE_TOLERANCE and high <= 1 + _RATE_TOLERANCE):
         failures.append(f"decisions in a second of the outage: {low:.3f} to {high:.3f} of readings")
-    drain = _drain_seconds(seen, restore)
+    drain = drain_seconds(seen, restore)
     if drain is None:
         failures.append("the backlog did not drain")
     return Outcome(
@@ -146,7 +146,7 @@ def _rates(seen: Seen, cut: int, restore: int) -> tuple[float, float]:
     return min(rates, default=0.0), max(rates, default=0.0)
 
 
-def _drain_seconds(seen: Seen, restore: int) -> float | None:
+def drain_seconds(seen: Seen, restore: int) -> float | None:
     """Until receipts covered every decision that was heard before the network came back."""
     goals: dict[tuple[str, str], int] = {}
     for at, key, number in seen.decisions:

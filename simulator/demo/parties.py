@@ -15,7 +15,7 @@ import orjson
 from mesh.adapters.child import bound_to_parent
 from schemas.errors import MeshError
 
-__all__ = ["Party", "PartyFailed", "configurations"]
+__all__ = ["Configurations", "Party", "PartyFailed", "configurations", "running"]
 
 _STOP_SECONDS: Final = 30.0
 _LINE_BYTES_MAX: Final = 1 << 20
@@ -142,6 +142,11 @@ class Party:
         """Ends it at once, with no chance to say anything (SIGKILL)."""
         if self.pid is not None and self._process is not None:
             self._process.kill()
+
+    async def ended(self) -> int:
+        """Waits until it has ended by itself or was killed; returns its exit code."""
+        assert self._process is not None, "started before"
+        return await self._process.wait()
 
     async def stop(self) -> int:
         """Asks it to end (SIGTERM) and returns its exit code; kills it when it takes too long."""

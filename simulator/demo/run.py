@@ -9,7 +9,6 @@ edge; the witness. All listen on loopback, on ports chosen free, and all end wit
 
 import asyncio
 import random
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from schemas.messages import Lane
 from simulator.demo.audit import LaneAccount, audit
 from simulator.demo.log import read
 from simulator.demo.outcome import Outcome, judge
-from simulator.demo.parties import Configurations, Party, configurations, running
+from simulator.demo.parties import Configurations, Party, PartyFailed, configurations, running
+from simulator.demo.ports import free_ports
 from simulator.demo.script import Act, Kill, Step, plan
 
 __all__ = ["Progress", "Settings", "run"]
@@ -122,7 +122,7 @@ async def run(
         PartyFailed: a process ended, or did not become ready.
     """
     steps = plan(settings.seconds, settings.outage, settings.kill)
-    server_port = _free_port()
+    (server_port,) = free_ports(1)
     wan = Party(
         "wan",
         ("-m", "simulator.wan", "--listen", "127.0.0.1:0", "--target", f"127.0.0.1:{server_port}"),
@@ -145,7 +145,7 @@ async def run(
                 await _end(stage, show)
     seen = read(settings.root / "witness.jsonl")
     spool = SystemDisk(settings.root / "edge" / "spool")
-    lanes = audit(seen, settings.root / "archive", spool)
+    lanes = audit(seen, settings.root / "archive", (spool,))
     return judge(seen, lanes, stage.edge_memory_mb, settings.kill), lanes
 
 
@@ -175,18 +175,21 @@ async def _play(
     await stage.witness.say({"do": "start", "what": "start"})
     started = loop.time()
     note = "deciding"
-    async with asyncio.TaskGroup() as tasks:
-        listening = tasks.create_task(_listen(stage))
-        for step in steps:
-            while (left := started + step.at - loop.time()) > 0:
-                stage.check_alive()
-                standing = {**stage.witness.last, "per_second": stage.rate}
-                show(Progress(loop.time() - started, note, standing, stage.up))
-                stage.edge_memory_mb = max(stage.edge_memory_mb, stage.edge.memory_mb())
-                await asyncio.sleep(min(left, _SAMPLE_SECONDS))
-            await _act(stage, wan, step.act)
-            note = step.act.value
-        listening.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(_listen(stage))
+            for step in steps:
+                while (left := started + step.at - loop.time()) > 0:
+                    stage.check_alive()
+                    standing = {**stage.witness.last, "per_second": stage.rate}
+                    show(Progress(loop.time() - started, note, standing, stage.up))
+                    stage.edge_memory_mb = max(stage.edge_memory_mb, stage.edge.memory_mb())
+                    await asyncio.sleep(min(left, _SAMPLE_SECONDS))
+                await _act(stage, wan, step.act)
+                note = step.act.value
+            listening.cancel()
+    except* PartyFailed as failures:
+        raise failures.exceptions[0] from None
 
 
 async def _listen(stage: _Stage) -> None:
@@ -243,10 +246,3 @@ async def _end(stage: _Stage, show: Callable[[Progress], None]) -> None:
         raise stage.edge.failed(f"ended with code {code}")
     await stage.headquarters.stop()
     await stage.witness.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,10 +1,11 @@
 """The witness.
 
-A process of its own that runs the plant, hears what the edge says, and writes everything down.
+A process of its own that runs the plant, hears what the edges say, and writes everything down.
 
 It is the outside from which the account is computed: it knows which readings were published, since
 it published them; which decisions appeared, since it heard them on the local broker; and which
-batches crossed into headquarters, since it listens at its server. It reads no counter of any party.
+batches crossed into headquarters, since it listens at its server, and at that of the gateway where
+there is one. It reads no counter of any party.
 It ties a decision to its reading by the input digest, which it computes itself from the window of
 readings that it published: so it knows not only that there was a decision, but that it was made
 from these readings.
@@ -20,6 +21,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -33,14 +35,12 @@ from mesh.adapters.mqtt.broker import MqttBroker
 from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Publication
-from mesh.spool import batch as batches
 from nodes.edge.model import Contract
 from nodes.edge.runtime import OnnxModel
-from schemas import wire
 from schemas.errors import LinkDown, Refused
-from schemas.messages import Receipt
-from schemas.ranges import Ranges
+from schemas.messages import BatchHeader, Receipt, Stage
 from simulator.actuator import Actuator, Complained
+from simulator.demo.crossing import Crossing
 from simulator.plant import Plant, PlantReading
 
 __all__ = ["Witness", "main"]
@@ -50,6 +50,9 @@ _STANDING_SECONDS: Final = 0.5
 _FLAW_EVERY: Final = 250
 _LATENCIES_KEPT: Final = 2000
 _MS: Final = 1_000_000
+# What a batch and a receipt are called in the log: at headquarters, and at a gateway.
+_AWAY: Final = ("batch", "receipt")
+_THERE: Final = ("handed over", "held")
 FLAWS: Final = ("not JSON", "not a number", "missing field", "wrong type")
 
 
@@ -59,6 +62,7 @@ class Witness:
     Args:
         broker: the local broker.
         tap: at headquarters' server.
+        gateway_tap: at the gateway's server, where there is a gateway.
         plant: where readings come from.
         contract: what the edge's model says of itself: fields, and readings in a window.
         rate: readings a second, all pumps together.
@@ -70,6 +74,7 @@ class Witness:
         self,
         broker: MqttBroker,
         tap: Tap,
+        gateway_tap: Tap | None,
         plant: Plant,
         contract: Contract,
         rate: float,
@@ -78,6 +83,7 @@ class Witness:
     ) -> None:
         self._broker = broker
         self._tap = tap
+        self._gateway_tap = gateway_tap
         self._plant = plant
         self._fields = contract.fields
         self._window = contract.window or 1
@@ -93,14 +99,14 @@ class Witness:
         self._published_ns: dict[str, int] = {}
         self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
         self._counts = dict.fromkeys(
-            ("readings", "unpublished", "flawed", "decided", "complaints", "batches"), 0
+            ("readings", "unpublished", "flawed", "decided", "complaints"), 0
         )
         self._health: dict[str, Any] = {}
         self._state: dict[str, Any] = {}
+        self._nodes: dict[str, dict[str, Any]] = {}
         self._verdict = ""
-        self._watermarks: dict[str, int] = {}
-        self._crossed: dict[str, Ranges] = {}
-        self._crossed_again: dict[str, int] = {}
+        self._headquarters = Crossing(Stage.ARCHIVED)
+        self._gateway = Crossing(Stage.HELD)
         self._newest: dict[str, int] = {}
 
     async def run(self) -> None:
@@ -116,9 +122,11 @@ class Witness:
             work = [
                 tasks.create_task(self._publish()),
                 tasks.create_task(self._hear()),
-                tasks.create_task(self._listen()),
+                tasks.create_task(self._listen(self._tap, self._headquarters)),
                 tasks.create_task(self._tell()),
             ]
+            if self._gateway_tap is not None:
+                work.append(tasks.create_task(self._listen(self._gateway_tap, self._gateway)))
             async for order in _orders():
                 self._obey(order)
             for task in work:
@@ -170,7 +178,15 @@ class Witness:
                 self._published_ns[digest] = now.mono_ns
             self._counts["readings"] += 1
             self._counts["flawed"] += bool(flaw)
-            self._write({"reading": reading.number, "digest": digest, "flaw": flaw}, now.mono_ns)
+            self._write(
+                {
+                    "reading": reading.number,
+                    "topic": reading.topic,
+                    "digest": digest,
+                    "flaw": flaw,
+                },
+                now.mono_ns,
+            )
         try:
             await self._broker.publish(publications)
         except LinkDown:
@@ -211,15 +227,19 @@ class Witness:
 
     def _take(self, topic: str, payload: bytes, ns: int) -> None:
         document = orjson.loads(payload)
-        match topic.split("/")[4]:
+        _, _, _, name, channel, _ = topic.split("/")
+        node = self._nodes.setdefault(name, {"decided": 0, "online": False, "health": {}})
+        match channel:
             case "decision":
+                node["decided"] += 1
                 self._take_decision(document, ns)
             case "health":
-                self._health = document
+                self._health = node["health"] = document
             case _:
                 if document["online"] and document["session"] != self._state.get("session"):
                     self._write({"mark": "edge online"}, ns)
                 self._state = document
+                node["online"] = bool(document["online"])
 
     def _take_decision(self, decision: dict[str, Any], ns: int) -> None:
         identity, digest = decision["identity"], decision["input_digest"]
@@ -245,64 +265,60 @@ class Witness:
             ns,
         )
 
-    async def _listen(self) -> None:
-        async for message in self._tap.messages():
+    async def _listen(self, tap: Tap, crossing: Crossing) -> None:
+        loop = asyncio.get_running_loop()
+        async for message in tap.messages():
             try:
-                if message.subject.split(".")[4] == "up":
-                    header = batches.parse(message.payload).header
-                    self._counts["batches"] += 1
-                    self._cross(f"{header.epoch}/{header.lane}", header.present)
-                    self._write(
-                        {
-                            "batch": [header.first, header.last],
-                            "epoch": str(header.epoch),
-                            "lane": header.lane,
-                        }
-                    )
-                else:
-                    self._take_receipt(wire.decode_as(Receipt, message.payload))
+                told = crossing.take(message, loop.time())
             except Refused as refused:
                 self._write({"refused": str(refused)})
+                continue
+            if told is not None:
+                names = _THERE if crossing is self._gateway else _AWAY
+                self._write_crossed(told, *names)
 
-    def _cross(self, key: str, numbers: Ranges) -> None:
-        before = self._crossed.get(key, Ranges())
-        again = len(numbers & before)
-        self._crossed_again[key] = self._crossed_again.get(key, 0) + again
-        self._crossed[key] = before | numbers
-
-    def _take_receipt(self, receipt: Receipt) -> None:
-        key = f"{receipt.epoch}/{receipt.lane}"
-        self._watermarks[key] = max(self._watermarks.get(key, 0), receipt.watermark)
-        self._write(
-            {"receipt": receipt.watermark, "epoch": str(receipt.epoch), "lane": receipt.lane}
-        )
+    def _write_crossed(self, told: BatchHeader | Receipt, batch: str, receipt: str) -> None:
+        lane = {"epoch": str(told.epoch), "lane": told.lane}
+        if isinstance(told, Receipt):
+            self._write({receipt: told.watermark, **lane})
+        else:
+            self._write({batch: [told.first, told.last], **lane})
 
     # --- what it tells ---------------------------------------------------------------------------
 
     async def _tell(self) -> None:
+        away, there = self._headquarters, self._gateway
         while True:
             self._log.flush()
             recent = sorted(self._latencies)
             standing = {
                 **self._counts,
+                "batches": away.batches,
                 "shed": self._broker.state.shed,
                 "missed": self._tap.missed,
                 "p50": recent[len(recent) // 2] if recent else None,
                 "p99": recent[len(recent) * 99 // 100] if recent else None,
                 "verdict": self._verdict,
-                "listening": self._tap.connected and self._broker.state.connected,
+                "listening": self._is_listening(),
                 "online": bool(self._state.get("online")),
                 "session": self._state.get("session", ""),
                 "caught_up": all(
-                    self._watermarks.get(lane, 0) >= newest for lane, newest in self._newest.items()
+                    away.watermarks.get(lane, 0) >= newest for lane, newest in self._newest.items()
                 ),
                 "health": self._health,
-                "delivered": self._watermarks,
-                "duplicates": self._crossed_again,
+                "nodes": self._nodes,
+                "archived": away.count,
+                "at_gateway": there.ahead_of(away),
+                "delivered": away.watermarks,
+                "duplicates": away.again,
             }
             sys.stdout.buffer.write(orjson.dumps(standing) + b"\n")
             sys.stdout.buffer.flush()
             await asyncio.sleep(_STANDING_SECONDS)
+
+    def _is_listening(self) -> bool:
+        taps = [tap for tap in (self._tap, self._gateway_tap) if tap is not None]
+        return self._broker.state.connected and all(tap.connected for tap in taps)
 
 
 async def _orders() -> AsyncIterator[dict[str, Any]]:
@@ -320,21 +336,25 @@ def main(
     model: Annotated[Path, typer.Option(help="the edge's model, for fields and window")],
     rate: Annotated[float, typer.Option(help="readings a second")] = 500.0,
     seed: Annotated[int, typer.Option(help="of the plant")] = 7,
+    pumps: Annotated[int, typer.Option(help="of the plant")] = 2,
+    gateway: Annotated[str | None, typer.Option(help="URL of a gateway's server")] = None,
 ) -> None:
-    """Runs a plant, hears its edge, listens at headquarters, and writes everything down."""
+    """Runs a plant, hears its edges, listens at headquarters, and writes everything down."""
 
     async def witness() -> None:
         host, _, port = mqtt.rpartition(":")
         rng = random.Random(seed)  # noqa: S311 - a plant, not a secret
         settings = MqttSettings(host, int(port), f"witness-{seed}")
         contract = OnnxModel.load(model).contract
-        pumps = ("pump-1", "pump-2")
-        plant = Plant(seed=seed, pumps=pumps, rate=rate / len(pumps))
-        async with (
-            MqttBroker(settings, SystemClock(), rng) as broker,
-            Tap(nats, "mesh.v1.>") as tap,
-        ):
-            await Witness(broker, tap, plant, contract, rate, rng, log).run()
+        names = [f"pump-{number}" for number in range(1, pumps + 1)]
+        plant = Plant(seed=seed, pumps=names, rate=rate / pumps)
+        async with AsyncExitStack() as stack:
+            broker = await stack.enter_async_context(MqttBroker(settings, SystemClock(), rng))
+            tap = await stack.enter_async_context(Tap(nats, "mesh.v1.>"))
+            beside = None
+            if gateway is not None:
+                beside = await stack.enter_async_context(Tap(gateway, "mesh.v1.>"))
+            await Witness(broker, tap, beside, plant, contract, rate, rng, log).run()
 
     asyncio.run(witness())
 

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
-from nodes.headquarters.archive import Archive, rows_of
+from mesh.spool.batch import Opened
+from nodes.headquarters.archive import Archive
+from nodes.headquarters.rows import rows_of
 from schemas import wire
 from schemas.messages import (
     Account,
@@ -61,7 +64,8 @@ def archived(root: Path, *batches: tuple[Lane, int, list[object]]) -> Path:
     for index, (lane, first, messages) in enumerate(batches):
         head = header(lane, first, len(messages))
         records = [wire.encode(message) for message in messages]
-        rows = rows_of(head, head.present, records, messages)
+        bounds = np.cumsum([0, *map(len, records)])
+        rows = rows_of(head, head.present, Opened(b"".join(records), bounds, None))
         archive.stage(f"{index:03d}-a", [rows])
         archive.publish(f"{index:03d}-a")
     archive.close()
@@ -82,7 +86,7 @@ def heard(*spans: tuple[int, int], lane: Lane = Lane.EVENTS) -> Seen:
 
 def test_a_decision_that_was_heard_and_is_nowhere_is_unaccounted(tmp_path: Path) -> None:
     """What the broker saw and nobody has, and nobody explains, is unaccounted."""
-    lines = audit(heard((0, 10)), archived(tmp_path, (Lane.EVENTS, 0, events(7))), None)
+    lines = audit(heard((0, 10)), archived(tmp_path, (Lane.EVENTS, 0, events(7))))
     assert lines[Lane.EVENTS].unaccounted == 3
     assert lines[Lane.EVENTS].produced == 10
     assert lines[Lane.EVENTS].delivered == 7
@@ -91,14 +95,14 @@ def test_a_decision_that_was_heard_and_is_nowhere_is_unaccounted(tmp_path: Path)
 def test_a_hole_between_rows_is_unaccounted_though_nobody_heard_it(tmp_path: Path) -> None:
     """Numbers below the highest row that have no row are missing, in lanes that nobody can hear."""
     root = archived(tmp_path, (Lane.EVENTS, 0, events(3)), (Lane.EVENTS, 5, events(2)))
-    line = audit(Seen(), root, None)[Lane.EVENTS]
+    line = audit(Seen(), root)[Lane.EVENTS]
     assert (line.produced, line.delivered, line.unaccounted) == (7, 5, 2)
 
 
 def test_an_identity_in_two_rows_is_counted(tmp_path: Path) -> None:
     """A second row of an identity is archived twice, however many files lie between."""
     root = archived(tmp_path, (Lane.EVENTS, 0, events(4)), (Lane.EVENTS, 2, events(3)))
-    line = audit(Seen(), root, None)[Lane.EVENTS]
+    line = audit(Seen(), root)[Lane.EVENTS]
     assert (line.archived_twice, line.delivered) == (2, 5)
 
 
@@ -111,7 +115,7 @@ def test_a_void_that_was_heard_is_explained_and_one_unheard_is_only_told(tmp_pat
         (Lane.EVENTS, 8, events(1)),
         (Lane.ACCOUNT, 0, [account]),
     )
-    line = audit(heard((0, 5)), root, None)[Lane.EVENTS]
+    line = audit(heard((0, 5)), root)[Lane.EVENTS]
     assert line.explained == {"void": 2}
     assert line.unseen == 3
     assert line.unaccounted == 0
@@ -121,12 +125,12 @@ def test_a_void_that_was_heard_is_explained_and_one_unheard_is_only_told(tmp_pat
 def test_the_sum_of_lines_is_the_sum_of_each_column(tmp_path: Path) -> None:
     """The last line of the table adds up."""
     root = archived(tmp_path, (Lane.EVENTS, 0, events(3)), (Lane.LOGS, 0, events(5)))
-    assert total(list(audit(Seen(), root, None).values())).delivered == 8
+    assert total(list(audit(Seen(), root).values())).delivered == 8
 
 
 def test_an_empty_archive_delivers_nothing(tmp_path: Path) -> None:
     """No file is no row, and no error."""
-    line = audit(heard((0, 4)), archived(tmp_path), None)[Lane.EVENTS]
+    line = audit(heard((0, 4)), archived(tmp_path))[Lane.EVENTS]
     assert (line.delivered, line.unaccounted) == (0, 4)
 
 

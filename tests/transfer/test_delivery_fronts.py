@@ -34,43 +34,58 @@ def test_a_lane_that_does_not_ask_sends_in_order() -> None:
     """However far behind it is."""
     delivery = _delivery()
     delivery.on_grown(Lane.EVENTS, 10_000)
-    assert delivery.fronts(Lane.EVENTS) == (Front(0, live=False),)
+    assert delivery.fronts(Lane.EVENTS, 0.0) == (Front(0, live=False),)
 
 
 def test_a_live_lane_that_keeps_up_has_one_front() -> None:
     """Its oldest is its newest."""
     delivery = _delivery(LIVE)
     delivery.on_grown(Lane.EVENTS, 100)
-    assert delivery.fronts(Lane.EVENTS) == (Front(0, live=True),)
+    assert delivery.fronts(Lane.EVENTS, 0.0) == (Front(0, live=True),)
 
 
 def test_a_live_lane_that_fell_behind_goes_on_with_its_newest() -> None:
     """History follows, up to where live began; then they are one again."""
     delivery = _delivery(LIVE, released=5)
     delivery.on_grown(Lane.EVENTS, 10_000)
-    live, history = delivery.fronts(Lane.EVENTS)
+    live, history = delivery.fronts(Lane.EVENTS, 0.0)
     assert (live.live, history) == (True, Front(5, live=False))
     assert 9_900 <= live.start < 10_000
     delivery.on_skipped(Lane.EVENTS, live.start, 10_000)
-    assert delivery.fronts(Lane.EVENTS)[0].start == 10_000
+    assert delivery.fronts(Lane.EVENTS, 0.0)[0].start == 10_000
     delivery.on_skipped(Lane.EVENTS, 5, live.start)
-    assert delivery.fronts(Lane.EVENTS) == (Front(10_000, live=True),)
+    assert delivery.fronts(Lane.EVENTS, 0.0) == (Front(10_000, live=True),)
+
+
+def test_what_is_live_gathers_while_history_goes_on() -> None:
+    """A trickle of new records becomes few batches, and nothing behind it waits for that."""
+    rules = {Lane.EVENTS: LaneRule(live=True, linger_seconds=5.0)}
+    delivery = Delivery("hall", "pump", EPOCH, {}, DeliverySettings(), rules)
+    delivery.on_grown(Lane.EVENTS, 1000)
+    live, history = delivery.fronts(Lane.EVENTS, 0.0)
+    delivery.on_sent(_plain(live.start, 1000), 0.0, more=False)
+    assert delivery.fronts(Lane.EVENTS, 1.0) == (history,)
+    assert Lane.EVENTS in delivery.lanes_due(1.0)
+    assert delivery.get_timer(1.0) == 5.0
+    assert delivery.fronts(Lane.EVENTS, 5.0)[0] == Front(1000, live=True)
 
 
 def test_a_live_front_that_falls_behind_itself_jumps_again() -> None:
     """A link too narrow even for what is new: what was jumped over is history too."""
     delivery = _delivery(LIVE)
     delivery.on_grown(Lane.EVENTS, 1000)
-    first = delivery.fronts(Lane.EVENTS)[0].start
+    first = delivery.fronts(Lane.EVENTS, 0.0)[0].start
     _accept(delivery, first, 1000)
     delivery.on_grown(Lane.EVENTS, 1100)
-    assert delivery.fronts(Lane.EVENTS)[0].start == 1000, "not far behind"
+    assert delivery.fronts(Lane.EVENTS, 0.0)[0].start == 1000, "not far behind"
     delivery.on_grown(Lane.EVENTS, 5000)
-    live, history = delivery.fronts(Lane.EVENTS)
+    live, history = delivery.fronts(Lane.EVENTS, 0.0)
     assert live.start > 4900
     assert history.start == 0
     delivery.on_skipped(Lane.EVENTS, 0, first)
-    assert delivery.fronts(Lane.EVENTS)[1].start == 1000, "what was sent as live is not history"
+    assert delivery.fronts(Lane.EVENTS, 0.0)[1].start == 1000, (
+        "what was sent as live is not history"
+    )
 
 
 def test_numbers_of_which_nothing_is_pending_do_not_stop_a_front() -> None:
@@ -232,7 +247,7 @@ def test_live_first_leaves_nothing_behind(happenings: list[tuple[str, int]]) -> 
     arrived: list[tuple[int, int]] = []
 
     def send(size: int) -> bool:
-        for front in reversed(delivery.fronts(Lane.EVENTS)):
+        for front in reversed(delivery.fronts(Lane.EVENTS, 0.0)):
             if front.start < stop and delivery.has_room:
                 end = min(stop, front.start + size)
                 ticket = delivery.on_sent(_plain(front.start, end), now, more=True)
