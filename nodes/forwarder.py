@@ -146,6 +146,8 @@ class Forwarder:
         self._pending: list[Life] = []
         self._heads: dict[Key, Transfer] = {}
         self._dry: set[Key] = set()
+        # Lives of which nothing can be sent, and until when: thousands of them cost nothing.
+        self._quiet: dict[Life, float] = {}
         self._disowned: set[Life] = set()
         # Twice the window: what a broken connection still holds up does not stop the next one.
         self._sends = 0
@@ -250,13 +252,16 @@ class Forwarder:
     def _look(self) -> None:
         """Something has changed: what was dry may be pending again."""
         self._dry.clear()
+        self._quiet.clear()
         self._pending = list(self._source.lives())
         for life in self._pending:
             delivery = self._deliveries.get(life)
             if delivery is None:
                 delivery = self._deliveries[life] = self._begin(life)
             for lane in Lane:
-                delivery.on_grown(lane, self._source.stop_of(life, lane))
+                stop = self._source.stop_of(life, lane)
+                if stop:
+                    delivery.on_grown(lane, stop, self._source.released(life, lane))
         while len(self._deliveries) > max(_DELIVERIES_MAX, 2 * len(self._pending)):
             oldest = next(iter(self._deliveries))
             del self._deliveries[oldest]
@@ -326,7 +331,9 @@ class Forwarder:
             self._observer.observe(BatchRefused(link.state.name, str(life), str(failure)))
             return
         self._disowned.add(life)
-        self._outdated()
+        if life == self._pending[-1]:
+            # A past life is over already: nothing has to begin anew for it.
+            self._outdated()
 
     def _doubt(self, link: Link, lane: Lane, refused: Refused) -> None:
         """Tells of refused receipts, once in a minute: telling is itself sent and receipted."""
@@ -347,12 +354,16 @@ class Forwarder:
             if loop.time() >= self._look_at:
                 self._look_at = _NEVER
                 self._look()
-            for delivery in self._deliveries.values():
-                if delivery.on_timer(loop.time()):
-                    self._dry.clear()
+            self._wake_up(loop.time())
             while (choice := self._choose(loop.time())) is not None:
                 await self._send_next(choice, tasks)
             await self._wait_turn(loop)
+
+    def _wake_up(self, now: float) -> None:
+        """Tells the lives whose time has come; the others' timers are as they were."""
+        for life in self._pending:
+            if self._quiet.get(life, 0.0) <= now and self._deliveries[life].on_timer(now):
+                self._dry -= {key for key in self._dry if key.life == life}
 
     def _choose(self, now: float) -> Choice | None:
         queues = self._queues(now) if self._routes else []
@@ -368,16 +379,28 @@ class Forwarder:
             if (size := transfer.next_size(self._part_bytes(transfer.link)))
         ]
         for life in self._pending:
-            delivery = self._deliveries[life]
-            for lane in delivery.lanes_due(now):
-                if Key(life, lane, live=False) in self._dry and (
-                    not self._rules[lane].live or Key(life, lane, live=True) in self._dry
-                ):
-                    continue
-                for front in delivery.fronts(lane, now):
-                    key = Key(life, lane, front.live)
-                    if self._can_begin(key, delivery, front):
-                        queues.append(Queue(life, lane, front.live, self._part_bytes("")))
+            if self._quiet.get(life, 0.0) > now:
+                continue
+            fresh = self._fresh_queues(life, now)
+            queues += fresh
+            idle = self._deliveries[life].has_room and self._sends < self._sends_max
+            if idle and not fresh and not self._turn.is_set():
+                self._quiet[life] = self._deliveries[life].get_timer(now) or _NEVER
+        return queues
+
+    def _fresh_queues(self, life: Life, now: float) -> list[Queue]:
+        """Which lanes of a life could begin with a batch now."""
+        delivery = self._deliveries[life]
+        queues = []
+        for lane in delivery.lanes_due(now):
+            if Key(life, lane, live=False) in self._dry and (
+                not self._rules[lane].live or Key(life, lane, live=True) in self._dry
+            ):
+                continue
+            for front in delivery.fronts(lane, now):
+                key = Key(life, lane, front.live)
+                if self._can_begin(key, delivery, front):
+                    queues.append(Queue(life, lane, front.live, self._part_bytes("")))
         return queues
 
     def _can_begin(self, key: Key, delivery: Delivery, front: Front) -> bool:
@@ -390,7 +413,7 @@ class Forwarder:
         if self._source.has_pending(key.life, key.lane, front.start):
             return True
         if delivery.on_dry(key.lane):
-            self._turn.set()
+            self._stir(key.life)
         else:
             self._dry.add(key)
         return False
@@ -537,10 +560,19 @@ class Forwarder:
             del self._heads[transfer.key]
         self._sends -= 1
         self._dry.discard(transfer.key)
+        self._stir(transfer.key.life)
+
+    def _stir(self, life: Life) -> None:
+        """Something of a life has changed: it may be able to send."""
+        self._quiet.pop(life, None)
+        self._turn.set()
 
     async def _wait_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        timers = [delivery.get_timer(now) for delivery in self._deliveries.values()]
+        timers: list[float | None] = [
+            self._quiet[life] if life in self._quiet else self._deliveries[life].get_timer(now)
+            for life in self._pending
+        ]
         timers += [route.get_timer(now) for route in self._routes.values()]
         timers += [self._plan.again_at, self._look_at]
         timer = min((at for at in timers if at is not None), default=now + _IDLE_SECONDS)

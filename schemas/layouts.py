@@ -137,7 +137,7 @@ _PAST: Final = layout(0, PastEpoch, epoch=_EPOCH, lanes=_LANES, changed=UINT64).
 _LANE_LEDGER: Final = layout(
     0,
     LaneLedger,
-    3,
+    4,
     site=_NAME,
     node=_NAME,
     epoch=_EPOCH,
@@ -153,6 +153,7 @@ _LANE_LEDGER: Final = layout(
     released=mapping(_NAME, SEQ, HOLDERS_MAX),
     stated_wall_ns=TIME,
     disputed=RANGES,
+    succession=COUNT,
 ).form()
 
 LAYOUTS: Final = (

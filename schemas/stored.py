@@ -171,6 +171,7 @@ class LaneLedger:
             newest account says.
         stated_wall_ns: when the origin made that account, by its own clock.
         disputed: numbers under which other records were offered than those that are held.
+        succession: the number of the newest account in which a later life stated this one.
     """
 
     site: str
@@ -188,6 +189,7 @@ class LaneLedger:
     released: Mapping[str, int] = field(default_factory=dict)
     stated_wall_ns: int = 0
     disputed: Ranges = field(default_factory=Ranges)
+    succession: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -327,9 +327,18 @@ class Delivery:
 
     # --- what happens --------------------------------------------------------------------------
 
-    def on_grown(self, lane: Lane, stop: int) -> None:
-        """A lane's numbers below ``stop`` are durable: one that goes live first may jump ahead."""
+    def on_grown(self, lane: Lane, stop: int, released: Ranges | None = None) -> None:
+        """A lane has grown: one that goes live first may jump ahead.
+
+        Args:
+            lane: which lane.
+            stop: its numbers below this are durable.
+            released: what its source holds for released: what came late in a range that a receipt
+                covered already is not among it.
+        """
         state = self._lanes[lane]
+        if released is not None:
+            state.released = released
         if not state.rule.live:
             return
         taken = state.taken

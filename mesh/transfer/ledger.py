@@ -9,7 +9,9 @@ For each lane of each epoch, with ``next_seq`` the number that the origin's newe
 
 Rules. A number is taken once, however often it comes. *Delivered beats explained*: what arrives
 late in an explained range is still taken. An account replaces the older ones of its lane and epoch,
-by its statement number. The *watermark* is the least number that is neither held nor explained. The
+by its statement number; what a later life of the spool states of an earlier one stands beside what
+that one stated itself. The *watermark* is the least number that is neither held nor explained by
+its own life. The
 chain is compared where a batch begins at, or passes over, the number up to which the ledger knows
 it: the same numbers with another chain are other records, and are refused as ``bad_chain``.
 
@@ -30,6 +32,7 @@ from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
 
 _RECEIPT_RANGES: Final = 512
+_LATER: Final = "_says_a_later_life"
 _DISPUTED_SPANS_MAX: Final = 64
 
 __all__ = [
@@ -133,7 +136,7 @@ def take(ledger: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
             f"{header}: {len(held.spans)} spans would be held, at most {LEDGER_SPANS_MAX}",
         )
     chain, chain_at = ledger.chain, ledger.chain_at
-    reached = (held | _explained(ledger)).watermark()
+    reached = (held | _explained(ledger, own=True)).watermark()
     if header.last + 1 > chain_at and reached > header.last:
         chain, chain_at = header.chain_after, header.last + 1
     taken = replace(
@@ -163,13 +166,28 @@ def _check_chain(ledger: LaneLedger, header: BatchHeader) -> None:
         )
 
 
-def explain(ledger: LaneLedger, account: Account) -> LaneLedger:
-    """Takes what the origin states of itself; an older statement changes nothing."""
-    if account.number <= ledger.statement:
+def explain(ledger: LaneLedger, account: Account, *, own: bool = True) -> LaneLedger:
+    """Takes what the origin states of a lane; an older statement changes nothing.
+
+    What a later life states of an earlier one explains, and releases nothing: the earlier one may
+    be going on where the later one was copied from, and knows better.
+
+    Args:
+        ledger: of the lane.
+        account: what is stated.
+        own: whether the life that it is about states it.
+    """
+    if account.number <= (ledger.statement if own else ledger.succession):
         return ledger
+    kept = {why: ns for why, ns in ledger.explained.items() if _is_own(why) is not own}
+    suffix = "" if own else _LATER
+    said = {f"{why}{suffix}": numbers for why, numbers in account.explained.items()}
+    if not own:
+        next_seq = max(account.next_seq, ledger.next_seq, ledger.held.end)
+        return replace(ledger, explained=kept | said, next_seq=next_seq, succession=account.number)
     return replace(
         ledger,
-        explained=dict(account.explained),
+        explained=said | kept,
         next_seq=max(account.next_seq, ledger.held.end),
         statement=account.number,
         released=dict(account.released),
@@ -192,7 +210,7 @@ def dispute(ledger: LaneLedger, header: BatchHeader) -> LaneLedger:
 
 def receipt(partition: PartitionLedger, ledger: LaneLedger, number: int, stage: Stage) -> Receipt:
     """The receipt for a lane: what the holder durably holds of it."""
-    watermark = (ledger.held | _explained(ledger)).watermark()
+    watermark = (ledger.held | _explained(ledger, own=True)).watermark()
     above = ledger.held - Ranges.of([(0, watermark)])
     return Receipt(
         holder=partition.holder,
@@ -229,11 +247,17 @@ def account_line(ledger: LaneLedger) -> Line:
     )
 
 
-def _explained(ledger: LaneLedger) -> Ranges:
+def _explained(ledger: LaneLedger, *, own: bool = False) -> Ranges:
+    """What is explained; by the life itself where ``own`` asks for that."""
     explained = Ranges()
-    for numbers in ledger.explained.values():
-        explained |= numbers
+    for reason, numbers in ledger.explained.items():
+        if _is_own(reason) or not own:
+            explained |= numbers
     return explained
+
+
+def _is_own(reason: str) -> bool:
+    return not reason.endswith(_LATER)
 
 
 def _key(ledger: LaneLedger) -> tuple[str, str, int, int, int]:

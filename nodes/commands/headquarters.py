@@ -249,7 +249,8 @@ async def _archive(
 ) -> Archive:
     loop = asyncio.get_running_loop()
     archive = await loop.run_in_executor(executor, Archive, section.archive_directory)
-    stack.callback(archive.close)
+    # Behind what may still be under way there: a call that was given up is not interrupted.
+    stack.push_async_callback(loop.run_in_executor, executor, archive.close)
     return archive
 
 

@@ -443,7 +443,10 @@ def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int
             fresh = rows_of(header, outcome.new, opened.records) if outcome.new else None
             for account in accounts(fresh) if fresh else ():
                 about = (header.site, header.node, account.epoch, account.lane)
-                touched[about] = ledger.explain(touched.get(about) or look(about), account)
+                known_of = touched.get(about) or look(about)
+                # An epoch that is never recorded is as old as the life that states it.
+                own = account.epoch.counter == header.epoch.counter
+                touched[about] = ledger.explain(known_of, account, own=own)
             ledger.check_room(len(known.keys() | changed.keys() | touched.keys()))
         except Refused as wrong:
             refused.append((opened, wrong))

@@ -71,10 +71,10 @@ async def _measure(root: Path, megabytes: int) -> dict[str, Any]:
             with _headquarters(root, server), _edge(root, "edge", broker.port, wan.port):
                 await asyncio.to_thread(answered, broker.port, DECIDED)
                 await _until_rows(root, "lane = 'metrics'")
-                started, before = time.monotonic(), wan.counts.bytes_up
+                started, before = time.monotonic(), wan.counts().bytes_up
                 alarms = [await _alarm(root, broker.port, n) for n in range(_ALARMS)]
                 live = await _live(root)
-                carried = (wan.counts.bytes_up - before) / (time.monotonic() - started)
+                carried = (wan.counts().bytes_up - before) / (time.monotonic() - started)
                 loaded = await asyncio.to_thread(latencies, broker.port, 0, DECIDED)
     return {
         "backlog_mb": round(backlog / 1e6, 1),

@@ -226,3 +226,18 @@ def test_partitions_share_the_nodes() -> None:
         counts[ledger.partition_of("hall", f"node-{n}")] += 1
     assert min(counts) > 50
     assert max(counts) < 160
+
+
+def test_what_a_later_life_states_explains_and_releases_nothing() -> None:
+    """Row 25: a copy knows nothing of what the store that it was copied from went on to use."""
+    known = ledger.take(EMPTY, header(0, 5), 1).ledger
+    known = ledger.explain(known, _account(7, 20, void=Ranges(((5, 20),))), own=False)
+    line = ledger.account_line(known)
+    assert not line.missing
+    assert sum(line.explained.values()) == 15
+    partition = PartitionLedger("hq", Epoch(1, 1))
+    assert ledger.receipt(partition, known, 1, Stage.ARCHIVED).watermark == 5
+    # The life itself goes on, and is heard, though its statements have lower numbers.
+    known = ledger.explain(known, _account(2, 9, void=Ranges(((5, 6),))))
+    assert ledger.receipt(partition, known, 2, Stage.ARCHIVED).watermark == 6
+    assert ledger.take(known, header(6, 9), 1).new == Ranges(((6, 9),))
