@@ -95,7 +95,7 @@ async def _alarm(root: Path, port: int, number: int) -> float:
     client.connect("127.0.0.1", port)
     client.loop_start()
     raised = time.monotonic()
-    client.publish(SOURCE, bytes(READING_BYTES_MAX + 1), 0)
+    client.publish(SOURCE, bytes(4 * READING_BYTES_MAX), 0)
     while _count(root, "lane = 'alarms'") <= known:
         assert time.monotonic() < raised + _WITHIN_SECONDS, "no row of the alarm"
         await asyncio.sleep(0.02)
@@ -124,7 +124,7 @@ async def _live(root: Path) -> list[float]:
 
 def _newest_metric(root: Path) -> float:
     """When the newest metric with a row was measured; seconds of UTC."""
-    return float(_ask(root, "SELECT coalesce(max(wall_ns), 0) FROM archived", "metrics")) / 1e9
+    return _ask(root, "SELECT coalesce(max(wall_ns), 0) FROM archived", "metrics") / 1e9
 
 
 def _count(root: Path, condition: str) -> int:
@@ -132,7 +132,7 @@ def _count(root: Path, condition: str) -> int:
     return int(_ask(root, "SELECT count(*) FROM archived", lane))
 
 
-def _ask(root: Path, query: str, lane: str) -> Any:
+def _ask(root: Path, query: str, lane: str) -> float:
     files = [str(path) for path in (root / "archive" / "archive").rglob("*.parquet")]
     files = [path for path in files if f"lane={lane}/" in path]
     if not files:
@@ -140,7 +140,7 @@ def _ask(root: Path, query: str, lane: str) -> Any:
     with duckdb.connect(":memory:") as database:
         archived = database.read_parquet(files, hive_partitioning=False)  # noqa: F841 - the query names it
         ((value,),) = database.execute(query).fetchall()
-        return value
+        return float(value)
 
 
 async def _until_rows(root: Path, condition: str) -> None:
