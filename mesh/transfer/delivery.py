@@ -9,6 +9,8 @@ that were *sent* and wait for one. The rules:
   all.
 - After a break, and when an accepted batch has had no receipt for long, what has no receipt is sent
   again: a transport may lose what it accepted, and the receiver takes each number once.
+- A batch that has no receipt when one came for what was accepted much later is sent again by
+  itself: the transport lost it, or nobody wants it.
 - While no receipts come a lane sends one batch at a time, at growing intervals, and each time the
   next one: neither a receiver that is away nor a batch that it never answers draws the whole
   backlog again and again. The first receipt ends that. A batch that stayed without a receipt
@@ -53,6 +55,7 @@ __all__ = [
 
 _CHAINS_KEPT: Final = 1024
 _PARKED_MAX: Final = 256
+_UNANSWERED_MAX: Final = 4096
 _PATIENCE_DOUBLINGS_MAX: Final = 3
 _LIVE_LAG: Final = 256
 _LIVE_NEWEST: Final = 64
@@ -153,6 +156,8 @@ class _Lane:
     passed: Ranges = _NONE
     """What stayed without a receipt while none came."""
     accepted_at: float | None = None
+    unanswered: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """Accepted batches without a receipt: where each ends and when that was, by where it starts."""
     in_vain: int = 0
     """How often a receipt was overdue since the last one came."""
     next_at: float = 0.0
@@ -177,6 +182,7 @@ class _Lane:
         accepted = self.accepted
         self.resends += bool(accepted)
         self.sent -= accepted
+        self.unanswered.clear()
         self.accepted_at = None
 
     @property
@@ -201,6 +207,20 @@ class _Lane:
                 self.parked = self.parked.add(start, stop)
             elif len(self.passed.spans) < _PARKED_MAX:
                 self.passed = self.passed.add(start, stop)
+
+    def answer(self, stated: Ranges, patience: float, tries_max: int) -> None:
+        """Receipts state these numbers: what they should have stated before is to be sent again."""
+        answered = [
+            start for start, (stop, _) in self.unanswered.items() if stated.covers(start, stop)
+        ]
+        newest = max((self.unanswered.pop(start)[1] for start in answered), default=0.0)
+        late = [start for start, (_, at) in self.unanswered.items() if at + patience < newest]
+        for start in late:
+            stop, _ = self.unanswered.pop(start)
+            self.sent -= Ranges(((start, stop),))
+            self.resends += 1
+            if self.count_try(start, tries_max):
+                self.parked = self.parked.add(start, stop)
 
     def lose(self, sending: _Sending) -> None:
         """A sending came to nothing."""
@@ -414,6 +434,9 @@ class Delivery:
             self._credit -= sending.size
         if state.accepted_at is None:
             state.accepted_at = now
+        state.unanswered[sending.start] = (sending.stop, now)
+        if len(state.unanswered) > _UNANSWERED_MAX:
+            del state.unanswered[next(iter(state.unanswered))]
 
     def on_refused(self, lane: Lane, ticket: int, refusal: Refusal, now: float) -> bool:
         """A batch was refused: its lane pauses and goes back, or moves on without it.
@@ -513,6 +536,7 @@ class Delivery:
         state.released = (state.released | stated) - lost
         state.sent -= stated
         state.sent -= lost
+        state.answer(stated, self._settings.receipt_seconds, self._settings.tries_max)
         if numbers:
             state.in_vain = 0
             state.passed = _NONE

@@ -1,7 +1,7 @@
 """What is urgent, over a narrow link that is busy with history.
 
 An edge has a backlog of 100 MB and a link of 64 kbit/s, a proxy that lets so many bytes through.
-Measured: from an alarm (the broker brought a message that is too large for a reading) to its row at
+Measured: from an alarm (the broker brought a message under a name that is no topic) to its row at
 headquarters; how old a metric is when its row appears, over a minute; and the latency of decisions
 meanwhile, beside that of the same edge without a link and without a backlog. Rows are looked for in
 the archive, by this process.
@@ -25,10 +25,9 @@ import orjson
 import paho.mqtt.client as mqtt
 import typer
 
-from schemas.limits import READING_BYTES_MAX
 from simulator.wan import WanProxy
 from tests.bench import model
-from tests.bench.decide.load import SOURCE, answered, latencies
+from tests.bench.decide.load import answered, latencies
 from tests.bench.decide.processes import DECIDED
 from tests.bench.start import fill_in_child
 from tests.brokers import free_port, nats_mqtt
@@ -39,6 +38,8 @@ _RATE = 64_000 / 8
 _RECORDS_PER_MB = 900
 _NOISE = 2000
 _ALARMS = 5
+_REFUSED = "plant/\ufdd0/telemetry"
+"""A topic that an edge refuses, which it tells as an alarm."""
 _LIVE_SECONDS = 60.0
 _WITHIN_SECONDS = 120.0
 
@@ -95,7 +96,7 @@ async def _alarm(root: Path, port: int, number: int) -> float:
     client.connect("127.0.0.1", port)
     client.loop_start()
     raised = time.monotonic()
-    client.publish(SOURCE, bytes(4 * READING_BYTES_MAX), 0)
+    client.publish(_REFUSED, b"0", 0)
     while _count(root, "lane = 'alarms'") <= known:
         assert time.monotonic() < raised + _WITHIN_SECONDS, "no row of the alarm"
         await asyncio.sleep(0.02)
@@ -184,7 +185,7 @@ url = "mqtt://127.0.0.1:{mqtt_port}"
 interval_seconds = 1
 [[decisions]]
 name = "bench"
-topics = ["{SOURCE}"]
+topics = ["plant/+/telemetry"]
 model = "{root}/bench.onnx"
 valid_for_ms = 5000
 {uplinks}""",

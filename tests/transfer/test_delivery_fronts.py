@@ -130,6 +130,28 @@ def test_while_no_receipts_come_one_batch_at_a_time_is_tried() -> None:
     assert delivery.get_timer(31.0) is None
 
 
+def test_what_the_transport_lost_in_the_middle_is_sent_again_while_the_rest_flows() -> None:
+    """Rows 35 and 46: when much later ones have receipts; parked when it was tried often enough."""
+    delivery = _delivery()
+    _accept(delivery, 0, 2)
+    number, tries, now = 2, 0, 0.0
+    for step in range(1, 200):
+        now = float(step)
+        _accept(delivery, number, number + 1, now)
+        number += 1
+        held = Ranges(((2, number),))
+        delivery.on_receipt(receipt_of(0, held, number=step, chain=b""), number, now + 0.5)
+        assert not delivery.on_timer(now + 0.5), "receipts come"
+        if delivery.start(Lane.EVENTS) == 0:
+            tries += 1
+            _accept(delivery, 0, 2, now + 0.5)
+        assert delivery.start(Lane.EVENTS) == number
+    assert tries == SETTINGS.tries_max - 1
+    assert delivery.parked(Lane.EVENTS) == Ranges(((0, 2),))
+    delivery.on_break()
+    assert delivery.start(Lane.EVENTS) == 0
+
+
 def test_what_was_passed_over_is_tried_again_when_nothing_else_is_left() -> None:
     """Rows 34 and 46: for ever, but parked once it was tried often enough."""
     delivery = _delivery()
