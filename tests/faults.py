@@ -76,17 +76,9 @@ FAULTS: Final = {
 
 _OF_TRANSFER: Final = "belongs to links and receipts, whose tests do not name rows yet"
 LATER: Final = {
-    33: _OF_TRANSFER,
-    34: _OF_TRANSFER,
-    35: _OF_TRANSFER,
-    36: _OF_TRANSFER,
-    37: "links measure their rate once there is one over the open air",
     38: "belongs to the local broker, whose tests do not name rows yet",
-    39: "there is no gateway yet; its ledger is tested from step to step",
-    40: "there is no gateway yet",
     41: "models are not updated in the field yet",
     42: "models are not updated in the field yet",
-    43: "there is no carried link yet",
     44: "decisions are not sealed into a log yet",
     45: "batches are not sealed yet",
 }

@@ -45,11 +45,14 @@ _JOURNAL_BYTES: Final = (2_000, 20_000, 200_000)
 _TORN_AFTER_MAX: Final = 12
 _OPEN_AGAIN_SECONDS: Final = 60.0
 _ANEW_SECONDS: Final = 1.0
+_USUAL_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 3600.0
 _ANEW_DOUBLED_MAX: Final = 12
 _ANEW_MAX: Final = 10
 _LARGE_BURST: Final = 40
+_GROUP_MAX: Final = 6
 _LARGE_SHARE: Final = 0.02
-_BURST_RECORDS: Final = 5.0
+_BURST_RECORDS: Final = 8.0
 
 
 def spool_settings(
@@ -64,6 +67,18 @@ def spool_settings(
         spare_bytes=_SPARE_BYTES,
         headroom_bytes=_HEADROOM_BYTES,
     )
+
+
+def _look_rarely(spool: Spool) -> None:
+    """Looks for what is old once an hour: once a minute is most of what an idle edge costs."""
+    chores = spool._chores  # noqa: SLF001  # no setting says how often
+    seconds = chores._look_again_seconds  # noqa: SLF001
+
+    def look_again_seconds() -> float | None:
+        found = seconds()
+        return _LOOK_SECONDS if found is not None and found >= _USUAL_SECONDS else found
+
+    chores._look_again_seconds = look_again_seconds  # type: ignore[method-assign]  # noqa: SLF001
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +226,7 @@ class SimEdge:
                 self._trace.note("not opened", self.name, type(refused).__name__)
                 await asyncio.sleep(_OPEN_AGAIN_SECONDS)
                 continue
+            _look_rarely(spool)
             self._spool = spool
             self._trace.note("opened", self.name, spool.epoch)
             await self._work(spool)
@@ -264,7 +280,7 @@ class SimEdge:
 
     def _burst(self, groups: int) -> None:
         for _ in range(groups):
-            self.append(self._rng.choice(LANES), self._rng.randint(1, 3))
+            self.append(self._rng.choice(LANES), self._rng.randint(1, _GROUP_MAX))
 
     def append(self, lane: Lane, count: int) -> bool:
         """Records something; what the spool does not take is forgone. Whether it was taken."""

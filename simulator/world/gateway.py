@@ -2,7 +2,7 @@
 
 ``GatewayProgram`` is the small interface behind which whoever takes custody can stand: it is made
 anew for each life on the disk that the last one left, runs until it is killed, and says what it
-holds. ``PlainGateway`` is the one that is there: ``simulator.world.custody`` and a forwarder.
+holds. ``CustodyGateway`` is the real one: a store of custody, the role, and a forwarder.
 """
 
 import asyncio
@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mesh.ports import Arrival, Clock, Disk, Intake, Link, Observer, Refusal
-from mesh.transfer.source import Life
-from nodes.headquarters.ingest import BatchSetAside
-from schemas.errors import DiskFailed, LinkDown
-from schemas.messages import Epoch, Lane, Receipt
+from mesh.transfer.custody.custody import Custody
+from mesh.transfer.custody.lane import Holding
+from mesh.transfer.custody.settings import CustodyResources, CustodySettings
+from nodes.gateway.gateway import Gateway
+from nodes.gateway.hearing import Hearing
+from schemas.errors import DiskFailed
+from schemas.messages import Epoch, Receipt
 from schemas.ranges import Ranges
 from simulator.crash.annals import Violation
 from simulator.crash.stage import Thread
 from simulator.disk import SimDisk
 from simulator.link import SimNetwork
-from simulator.world.custody import Custody
 from simulator.world.forwarding import Forward, forwarder
 from simulator.world.observer import Ear
 from simulator.world.oracle import Oracle
@@ -29,10 +31,11 @@ from simulator.world.place import Place, stated
 from simulator.world.process import Process
 from simulator.world.trace import Trace
 
-__all__ = ["GatewayParts", "GatewayProgram", "PlainGateway", "SimGateway"]
+__all__ = ["CustodyGateway", "GatewayParts", "GatewayProgram", "SimGateway"]
 
 _RETRY_SECONDS: Final = 1.0
-_SPARSE_SECONDS: Final = 0.2
+_BYTES_MAX: Final = 64 << 20
+_JOURNAL_BYTES: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class GatewayParts:
         link: to the next holder.
         clock: its clock.
         rng: for jitter and entropy.
+        machine: 16 bytes that name the machine.
         observer: is told what happens.
     """
 
@@ -55,6 +59,7 @@ class GatewayParts:
     link: Link
     clock: Clock
     rng: random.Random
+    machine: bytes
     observer: Observer
 
 
@@ -70,6 +75,11 @@ class GatewayProgram(Protocol):
         """Takes, receipts, forwards and releases, until it is cancelled."""
         ...
 
+    @property
+    def life(self) -> Epoch | None:
+        """The life in which it speaks, once it does."""
+        ...
+
     def held(self) -> Mapping[Place, Ranges]:
         """The numbers that it holds and that nobody has released."""
         ...
@@ -79,86 +89,64 @@ class GatewayProgram(Protocol):
         ...
 
 
-class PlainGateway:
-    """A gateway on the plain custody.
+class CustodyGateway:
+    """The real one.
 
     Args:
         parts: what it is made of.
-        custody: makes its custody of a disk; another one where a fault is planted.
-        forward: makes its forwarder; the same.
+        forward: makes its forwarder; another one where a fault is planted.
     """
 
-    def __init__(
-        self,
-        parts: GatewayParts,
-        custody: Callable[[Disk, str, Epoch], Custody] = Custody,
-        forward: Forward = forwarder,
-    ) -> None:
+    def __init__(self, parts: GatewayParts, forward: Forward = forwarder) -> None:
         self._parts = parts
-        self._make = custody
         self._custody: Custody | None = None
         self._forward = forward
-        self._thread = Thread()
 
     @property
     def is_open(self) -> bool:
         """Whether its custody was opened."""
         return self._custody is not None
 
+    @property
+    def life(self) -> Epoch | None:
+        """The life in which it speaks, once it does."""
+        return None if self._custody is None else self._custody.stated_life
+
     def held(self) -> Mapping[Place, Ranges]:
         """The numbers that it holds and that nobody has released."""
-        custody = self._custody
-        return {} if custody is None else self._each(custody, custody.numbers)
+        return self._each(_pending)
 
     def has_released(self) -> Mapping[Place, Ranges]:
         """The numbers that it has let go."""
-        custody = self._custody
-        return {} if custody is None else self._each(custody, custody.released)
+        return self._each(lambda holding: holding.released)
 
-    @staticmethod
-    def _each(custody: Custody, of: Callable[[Life, Lane], Ranges]) -> dict[Place, Ranges]:
+    def _each(self, of: Callable[[Holding], Ranges]) -> dict[Place, Ranges]:
+        if self._custody is None:
+            return {}
+        holdings = self._custody._vault.holdings.items()  # noqa: SLF001  # an oracle looks inside
         return {
-            Place(*life, lane): numbers
-            for life, lane in custody.known()
-            if (numbers := of(life, lane))
+            Place(*key.life, key.lane): numbers
+            for key, holding in holdings
+            if (numbers := of(holding))
         }
 
     async def run(self) -> None:
         """Takes, receipts, forwards and releases, until it is cancelled."""
-        loop = asyncio.get_running_loop()
         parts = self._parts
-        life = Epoch(1, 1)
-        custody = await loop.run_in_executor(self._thread, self._make, parts.disk, parts.name, life)
-        self._custody = custody
-        await self._publish(custody.statements())
-        forward = self._forward(custody, parts.link, parts.clock, parts.observer, None)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._take(custody))
-            tasks.create_task(forward.run())
+        resources = CustodyResources(
+            *(parts.disk, parts.clock, Thread(), Thread()),
+            *(parts.rng.randbytes, parts.rng, parts.machine, parts.observer),
+        )
+        settings = CustodySettings(parts.name, _BYTES_MAX, _JOURNAL_BYTES)
+        self._custody = custody = await Custody.open(resources, settings)
+        link = Hearing(parts.link, custody)
+        forward = self._forward(custody, link, parts.clock, parts.observer, None)
+        await Gateway(custody, [parts.intake], forward, parts.observer).run()
 
-    async def _take(self, custody: Custody) -> None:
-        loop = asyncio.get_running_loop()
-        async for arrivals in self._parts.intake.batches():
-            outcome = await loop.run_in_executor(self._thread, custody.take, arrivals)
-            await self._publish(outcome.receipts)
-            await self._parts.intake.accept(outcome.taken)
-            for arrival, refused in outcome.refused:
-                await self._refuse(arrival, Refusal(refused.reason, refused.detail, 0.0))
-            await asyncio.sleep(_SPARSE_SECONDS)
 
-    async def _refuse(self, arrival: Arrival, refusal: Refusal) -> None:
-        origin = f"{arrival.site}/{arrival.node}/{arrival.lane}"
-        self._parts.observer.observe(BatchSetAside(origin, str(refusal), ""))
-        await self._parts.intake.refuse(arrival, refusal)
-
-    async def _publish(self, receipts: Sequence[Receipt]) -> None:
-        while receipts:
-            try:
-                await self._parts.intake.publish(receipts)
-            except LinkDown:
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return
+def _pending(holding: Holding) -> Ranges:
+    spans = [span for kept in holding.pending for span in kept.present.spans]
+    return Ranges.of(spans) - holding.released
 
 
 class SimGateway:
@@ -186,7 +174,7 @@ class SimGateway:
         trace: Trace,
         tasks: asyncio.TaskGroup,
         report: Callable[[str, str], None],
-        program: Callable[[GatewayParts], GatewayProgram] = PlainGateway,
+        program: Callable[[GatewayParts], GatewayProgram] = CustodyGateway,
     ) -> None:
         self.name = name
         self.below = below
@@ -200,7 +188,9 @@ class SimGateway:
         self._make = program
         self._process = Process(tasks, name, report)
         self._program: GatewayProgram | None = None
+        self._machine = rng.randbytes(16)
         self._promised: dict[Place, Ranges] = {}
+        self._life: Epoch | None = None
         self._ear: Ear | None = None
 
     def __repr__(self) -> str:
@@ -240,7 +230,7 @@ class SimGateway:
             link = self._above.link(None, None, self.name)
             parts = GatewayParts(
                 *(self.name, self.disk, _Witness(self), link),
-                *(self.below.clock, self._rng, self._ear),
+                *(self.below.clock, self._rng, self._machine, self._ear),
             )
             self._program = self._make(parts)
             try:
@@ -251,10 +241,25 @@ class SimGateway:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def promise(self, receipt: Receipt) -> None:
-        """It issues a receipt: what it says must be in its custody, whatever happens now."""
+        """It issues a receipt: what it says must be in its custody, whatever happens now.
+
+        Raises:
+            Violation: it takes back what it has promised, and nobody gave it a reason to.
+        """
+        self._oracle.issued(receipt)
+        if receipt.holder != self.name:
+            return
+        if self._life not in {None, receipt.life}:
+            if not self._oracle.was_put_back:
+                raise Violation(f"{self.name} begins the life {receipt.life}, and lost nothing")
+            self._promised.clear()
+        self._life = receipt.life
         place = Place.of(receipt)
         self._promised[place] = self._promised.get(place, Ranges()) | stated(receipt)
-        self._oracle.issued(receipt)
+
+    def keep_refused(self, arrival: Arrival) -> None:
+        """What it refuses is set aside, with an alarm."""
+        self._oracle.keep_refused(arrival)
 
     def audit(self, archived: Callable[[Place], Ranges]) -> None:
         """Whether it holds what it promised, unless headquarters has it.
@@ -267,7 +272,8 @@ class SimGateway:
         """
         if self._program is None or not self._process.running:
             return
-        if not self._program.is_open:
+        if not self._program.is_open or self._program.life != self._life:
+            # In another life it has to promise anew.
             return
         held, gone = self._program.held(), self._program.has_released()
         for place, promised in self._promised.items():
@@ -301,9 +307,12 @@ class _Witness:
         self._intake = gateway.below.intake(f"{gateway.name}-intake")
         self.batches = self._intake.batches
         self.accept = self._intake.accept
-        self.refuse = self._intake.refuse
 
     async def publish(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             self._gateway.promise(receipt)
         await self._intake.publish(receipts)
+
+    async def refuse(self, arrival: Arrival, refusal: Refusal) -> None:
+        self._gateway.keep_refused(arrival)
+        await self._intake.refuse(arrival, refusal)

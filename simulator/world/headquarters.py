@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.ports import Arrival, LedgerStore, Refusal, Stored
-from mesh.spool import batch as batches
 from nodes.headquarters.ingest import Ingest
 from schemas import wire
-from schemas.errors import Refused
 from schemas.limits import PARTITIONS
 from schemas.messages import Epoch, Receipt
 from schemas.stored import LaneLedger, PartitionLedger
@@ -184,11 +182,7 @@ class _Witness:
         await self._intake.accept(arrivals)
 
     async def refuse(self, arrival: Arrival, refusal: Refusal) -> None:
-        try:
-            kept = batches.open_records(batches.parse(arrival.payload))
-        except Refused:
-            kept = []
-        self._oracle.set_aside[arrival.site, arrival.node] += kept
+        self._oracle.keep_refused(arrival)
         await self._intake.refuse(arrival, refusal)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mesh.spool.events import StoreOutdated
+from mesh.transfer.custody.events import BatchTurnedAway, LifeDisowned
 from nodes.forwarder import ReceiptRefused
 from nodes.headquarters.ingest import BatchSetAside
 from simulator.world.trace import Trace
@@ -45,8 +46,11 @@ class Ear:
         if self._muted:
             return
         self._trace.note(type(event).__name__, self._who)
-        if isinstance(event, BatchSetAside):
+        if isinstance(event, BatchSetAside | BatchTurnedAway):
             site, node, _ = event.origin.split("/")
+            self._alarm(site, node)
+        elif isinstance(event, LifeDisowned):
+            site, node, _ = event.life.split("/")
             self._alarm(site, node)
         elif isinstance(event, _ALARMS) and self._origin is not None:
             self._alarm(*self._origin)

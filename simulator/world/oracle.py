@@ -23,8 +23,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from mesh.ports import Arrival
+from mesh.spool import batch as batches
 from mesh.transfer.ledger import account_line
 from schemas import wire
+from schemas.errors import Refused
 from schemas.messages import Account, Explained, Lane, Receipt
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger
@@ -76,6 +79,8 @@ class Oracle:
         """Sites and nodes whose store was copied, put back or made anew."""
         self.alarmed: set[tuple[str, str]] = set()
         """Sites and nodes of which somebody was told that something is wrong with their past."""
+        self.was_put_back = False
+        """Whether the archive was ever replaced by an older copy of itself."""
         self.set_aside: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
         """Records of batches that were refused and kept, by site and node."""
         self._heard: dict[Place, Account] = {}
@@ -108,6 +113,14 @@ class Oracle:
         """A holder issued a receipt."""
         book = self.books[Place.of(receipt)]
         book.receipted |= stated(receipt)
+
+    def keep_refused(self, arrival: Arrival) -> None:
+        """A batch was refused and kept: its records are somewhere."""
+        try:
+            kept = batches.open_records(batches.parse(arrival.payload))
+        except Refused:
+            return
+        self.set_aside[arrival.site, arrival.node] += kept
 
     def archived_by(self, receipt: Receipt) -> None:
         """Headquarters issues a receipt: what it speaks of has a row, or a word.
@@ -171,6 +184,7 @@ class Oracle:
             before: the rows that it had.
         """
         self._verified.clear()
+        self.was_put_back = True
         for place, rows in before.items():
             there = self._archive.rows.get(place, {})
             gone = [number for number in rows if number not in there]

@@ -25,7 +25,7 @@ from simulator.world import forwarding
 from simulator.world.archive import ArchiveDisk, SimArchive
 from simulator.world.edge import EdgeSettings, SimEdge
 from simulator.world.faults import DAY, Fault, Shape
-from simulator.world.gateway import GatewayParts, GatewayProgram, PlainGateway, SimGateway
+from simulator.world.gateway import CustodyGateway, GatewayParts, GatewayProgram, SimGateway
 from simulator.world.headquarters import SimHeadquarters
 from simulator.world.oracle import Oracle
 from simulator.world.place import Place
@@ -51,7 +51,7 @@ class Program:
     """What runs in the world; each may be replaced by one in which a fault is planted."""
 
     forward: forwarding.Forward = forwarding.forwarder
-    gateway: Callable[[GatewayParts], GatewayProgram] = PlainGateway
+    gateway: Callable[[GatewayParts], GatewayProgram] = CustodyGateway
     archive: Callable[[ArchiveDisk, Fuse], SimArchive] = SimArchive
     ingest: type[Ingest] = Ingest
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.headquarters.books import Books
 from nodes.headquarters.ingest import Ingest
 from schemas.messages import Lane
 from simulator.clock import run
@@ -157,13 +158,17 @@ def test_a_long_outage_is_caught_up(tmp_path: Path) -> None:
 def test_a_worker_that_discards_what_it_does_not_know_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planted: staged files are discarded without asking the ledger. The scenario must notice."""
+    """Planted: staged files are discarded without asking the ledger, nor missed. It is noticed."""
 
     async def careless(self: Ingest) -> None:
         for name in self._archive.staged():
             self._archive.discard(name)
 
+    async def unconcerned(*_: object) -> bool:
+        return False
+
     monkeypatch.setattr(Ingest, "finish", careless)
+    monkeypatch.setattr(Books, "_is_missing", unconcerned)
     with pytest.raises(BaseException, match=r".") as caught:
         _scenarios(tmp_path)
     assert "ahead of the archive" in _told(caught.value) or "lost" in _told(caught.value)
