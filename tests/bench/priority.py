@@ -125,7 +125,7 @@ async def _live(root: Path) -> list[float]:
 
 def _newest_metric(root: Path) -> float:
     """When the newest metric with a row was measured; seconds of UTC."""
-    return _ask(root, "SELECT coalesce(max(wall_ns), 0) FROM archived", "metrics") / 1e9
+    return _ask(root, "SELECT coalesce(max(epoch(wall_at)), 0) FROM archived", "metrics")
 
 
 def _count(root: Path, condition: str) -> int:
