@@ -2,7 +2,7 @@
 
 A mosquitto whose bridge is to a second one, QoS 1, persistence on at both; and a nats-server as a
 leaf, whose stream a hub's stream has for its source, both with ``sync_interval: always``. Each
-record is a message of its own, the JSON that a node publishes on its local broker. Each peer has
+record is a message of its own, in the bytes that the caller gives it. Each peer has
 the whole backlog before its other end exists, and is timed from the first message that arrives
 there to the last one, or for ``seconds_max``.
 """
