@@ -261,7 +261,9 @@ class Forwarder:
             for lane in Lane:
                 stop = self._source.stop_of(life, lane)
                 if stop:
-                    delivery.on_grown(lane, stop, self._source.released(life, lane))
+                    # Only others' records come late, in a range that a receipt covered already.
+                    released = self._source.released(life, lane) if self._relays else None
+                    delivery.on_grown(lane, stop, released)
         while len(self._deliveries) > max(_DELIVERIES_MAX, 2 * len(self._pending)):
             oldest = next(iter(self._deliveries))
             del self._deliveries[oldest]
@@ -282,7 +284,7 @@ class Forwarder:
             if delivery is None:
                 continue
             try:
-                self._take(life, delivery, receipt)
+                self._take(link, life, delivery, receipt)
             except Refused as refused:
                 self._doubt(link, receipt.lane, refused)
                 if life in self._pending and refused.reason in _OUTDATED:
@@ -302,13 +304,15 @@ class Forwarder:
         # It is refused, as foreign.
         return self._deliveries[self._pending[-1]]
 
-    def _take(self, life: Life, delivery: Delivery, receipt: Receipt) -> None:
+    def _take(self, link: Link, life: Life, delivery: Delivery, receipt: Receipt) -> None:
         source, lane = self._source, receipt.lane
+        # What people carry may be old: it never tells that a holder has lost something.
+        carried = link in self._inboxes
         outcome = delivery.on_receipt(
             receipt,
             source.stop_of(life, lane),
             asyncio.get_running_loop().time(),
-            source.held_by(life, lane, receipt.holder),
+            0 if carried else source.held_by(life, lane, receipt.holder),
         )
         if outcome.lost:
             self._reclaim(life, outcome)
@@ -381,6 +385,7 @@ class Forwarder:
         for life in self._pending:
             if self._quiet.get(life, 0.0) > now:
                 continue
+            self._quiet.pop(life, None)
             fresh = self._fresh_queues(life, now)
             queues += fresh
             idle = self._deliveries[life].has_room and self._sends < self._sends_max
@@ -436,7 +441,9 @@ class Forwarder:
             self._sending.get(transfer.link, {}).pop(transfer, None)
             transfer.begin(route.name)
             self._sending[route.name][transfer] = None
-        size = transfer.next_size(route.part_bytes)
+        wall_ns = self._clock.now().wall_ns
+        left = self._schedule.left(route.name, loop.time(), wall_ns)
+        size = transfer.next_size(route.part_bytes if left is None else min(route.part_bytes, left))
         part = transfer.cut(size)
         if transfer.is_cut:
             del self._heads[key]

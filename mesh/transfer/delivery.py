@@ -13,8 +13,7 @@ that were *sent* and wait for one. The rules:
   itself: the transport lost it, or nobody wants it.
 - While no receipts come a lane sends one batch at a time, at growing intervals, and each time the
   next one: neither a receiver that is away nor a batch that it never answers draws the whole
-  backlog again and again. The first receipt ends that. A batch that stayed without a receipt
-  ``tries_max`` times is parked, as one that was refused.
+  backlog again and again. The first receipt ends that.
 - A lane that asks for it goes *live first*: when it has fallen behind it goes on with its newest
   numbers, and sends its history behind them. Each such place in a lane is a *front*.
 - A lane that has nothing more to send after a small batch lingers, so that a trickle of records
@@ -23,10 +22,11 @@ that were *sent* and wait for one. The rules:
   numbers were sent again already.
 - A refusal pauses its lane until it may be tried again; the other lanes go on. A batch that is
   refused ``tries_max`` times for what it is, not for want of room, is *parked*: its lane moves on,
-  it stays pending, and is tried again when the link comes up anew.
+  it stays pending, and is tried again when the link comes up anew, or after an hour.
 - A receipt is refused, and the data kept, when it is for another node or epoch, speaks of numbers
   that were never written, or names a chain that is not the one that was sent. An older receipt than
   the last of the same holder's life changes nothing.
+- A receipt of a life of its holder that is over changes nothing.
 - A holder that begins a new life may have lost what it held. What its newest receipt no longer
   states, and no other holder does, is *lost*: no longer released, and to be offered again.
 - A receipt may give *credit*: how many bytes more the holder takes until its next one. Without
@@ -55,6 +55,9 @@ __all__ = [
 
 _CHAINS_KEPT: Final = 1024
 _PARKED_MAX: Final = 256
+_PARKED_SECONDS: Final = 3600.0
+_NOT_BEFORE_SECONDS_MAX: Final = 600.0
+_PAST_LIVES_MAX: Final = 16
 _UNANSWERED_MAX: Final = 4096
 _PATIENCE_DOUBLINGS_MAX: Final = 3
 _LIVE_LAG: Final = 256
@@ -153,6 +156,7 @@ class _Lane:
     under_way: dict[int, _Sending] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     parked: Ranges = _NONE
+    unpark_at: float | None = None
     passed: Ranges = _NONE
     """What stayed without a receipt while none came."""
     accepted_at: float | None = None
@@ -166,6 +170,8 @@ class _Lane:
     resends: int = 0
     chains: dict[int, bytes] = field(default_factory=dict)
     receipts: dict[str, _Stated] = field(default_factory=dict)
+    past: dict[tuple[str, Epoch], None] = field(default_factory=dict)
+    """Lives of holders that are over: what comes of them is late."""
 
     @property
     def taken(self) -> Ranges:
@@ -188,7 +194,13 @@ class _Lane:
     @property
     def is_probing(self) -> bool:
         """Whether a batch is on its way to find out whether receipts come again."""
-        return self.in_vain > 0 and bool(self.sent)
+        return self.in_vain > 0 and (bool(self.under_way) or self.accepted_at is not None)
+
+    def end_life(self, holder: str, life: Epoch) -> None:
+        """A holder has begun another life."""
+        self.past[holder, life] = None
+        if len(self.past) > _PAST_LIVES_MAX:
+            del self.past[next(iter(self.past))]
 
     def count_try(self, start: int, tries_max: int) -> bool:
         """A batch was sent for nothing; whether that was its last try."""
@@ -200,15 +212,19 @@ class _Lane:
             self.tries.pop(next(iter(self.tries)))
         return False
 
-    def pass_over(self, tries_max: int) -> None:
+    def pass_over(self) -> None:
         """What was sent to find out had no receipt either: the next one is tried."""
         for start, stop in self.accepted.spans:
-            if self.count_try(start, tries_max):
-                self.parked = self.parked.add(start, stop)
-            elif len(self.passed.spans) < _PARKED_MAX:
+            if len(self.passed.spans) < _PARKED_MAX:
                 self.passed = self.passed.add(start, stop)
 
-    def answer(self, stated: Ranges, patience: float, tries_max: int) -> None:
+    def park(self, start: int, stop: int, now: float) -> None:
+        """A batch was refused, or not answered, too often: it is tried again much later."""
+        self.parked = self.parked.add(start, stop)
+        if self.unpark_at is None:
+            self.unpark_at = now + _PARKED_SECONDS
+
+    def answer(self, stated: Ranges, patience: float, tries_max: int, now: float) -> None:
         """Receipts state these numbers: what they should have stated before is to be sent again."""
         answered = [
             start for start, (stop, _) in self.unanswered.items() if stated.covers(start, stop)
@@ -220,7 +236,7 @@ class _Lane:
             self.sent -= Ranges(((start, stop),))
             self.resends += 1
             if self.count_try(start, tries_max):
-                self.parked = self.parked.add(start, stop)
+                self.park(start, stop, now)
 
     def lose(self, sending: _Sending) -> None:
         """A sending came to nothing."""
@@ -322,6 +338,7 @@ class Delivery:
             for at in (state.next_at, state.live_at)
             if at > now
         ]
+        times += [state.unpark_at for state in self._lanes.values() if state.unpark_at is not None]
         times += [
             state.accepted_at + self._patience(state)
             for state in self._lanes.values()
@@ -340,6 +357,10 @@ class Delivery:
             )
             for lane, state in self._lanes.items()
         }
+
+    def _is_waiting(self) -> bool:
+        """Whether something that was sent has no receipt."""
+        return any(state.under_way or state.unanswered for state in self._lanes.values())
 
     def _patience(self, state: _Lane) -> float:
         doubled: int = 2 ** min(state.in_vain, _PATIENCE_DOUBLINGS_MAX)
@@ -455,7 +476,7 @@ class Delivery:
             return False
         if not state.count_try(sending.start, self._settings.tries_max):
             return False
-        state.parked = state.parked.add(sending.start, sending.stop)
+        state.park(sending.start, sending.stop, now)
         state.next_at = now
         return True
 
@@ -473,6 +494,7 @@ class Delivery:
             state.under_way.clear()
             state.tries.clear()
             state.parked = state.passed = _NONE
+            state.unpark_at = None
             state.next_at = state.live_at = 0.0
             state.in_vain = 0
             state.go_back()
@@ -483,6 +505,10 @@ class Delivery:
         Returns:
             Whether one was.
         """
+        for state in self._lanes.values():
+            if state.unpark_at is not None and now >= state.unpark_at:
+                state.parked, state.unpark_at = _NONE, None
+                state.tries.clear()
         overdue = [
             state
             for state in self._lanes.values()
@@ -490,7 +516,7 @@ class Delivery:
         ]
         for state in overdue:
             if state.in_vain:
-                state.pass_over(self._settings.tries_max)
+                state.pass_over()
             state.in_vain += 1
             state.go_back()
         if overdue:
@@ -518,25 +544,34 @@ class Delivery:
         """
         self._check(receipt, durable)
         state = self._lanes[receipt.lane]
+        if (receipt.holder, receipt.life) in state.past:
+            return Released(receipt.lane, _NONE, receipt.holder)
         stated = Ranges.of([(0, receipt.watermark)]) | receipt.held
         known = state.receipts.get(receipt.holder)
         newest = known is None or known.life != receipt.life or receipt.number >= known.number
         lost = _NONE
         if newest:
             lost = self._lost(state, receipt, known, stated, held_before)
+            if known is not None and known.life != receipt.life:
+                state.end_life(receipt.holder, known.life)
             state.receipts.pop(receipt.holder, None)
             state.receipts[receipt.holder] = _Stated(receipt.life, receipt.number, stated)
             if receipt.credit_bytes:
                 self._credit = receipt.credit_bytes
             if receipt.not_before_ms:
-                state.next_at = max(state.next_at, now + receipt.not_before_ms / 1000)
+                pause = min(receipt.not_before_ms / 1000, _NOT_BEFORE_SECONDS_MAX)
+                state.next_at = max(state.next_at, now + pause)
         while len(state.receipts) > HOLDERS_MAX:
             state.receipts.pop(next(iter(state.receipts)))
         numbers = stated - state.released
         state.released = (state.released | stated) - lost
         state.sent -= stated
         state.sent -= lost
-        state.answer(stated, self._settings.receipt_seconds, self._settings.tries_max)
+        settings = self._settings
+        state.answer(stated, settings.receipt_seconds, settings.tries_max, now)
+        if self._credit is not None and self._credit <= 0 and not self._is_waiting():
+            # Nothing is left for which a receipt, and with it new credit, could come.
+            self._credit = None
         if numbers:
             state.in_vain = 0
             state.passed = _NONE

@@ -26,7 +26,7 @@ from hashlib import sha256
 from typing import Final
 
 from schemas.errors import Refused, RefusedBecause
-from schemas.limits import LEDGER_LANES_MAX, LEDGER_SPANS_MAX, PARTITIONS
+from schemas.limits import LEDGER_LANES_MAX, LEDGER_SPANS_MAX, PARTITIONS, SEQ_JUMP_MAX
 from schemas.messages import Account, BatchHeader, Epoch, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
@@ -124,9 +124,11 @@ def take(ledger: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
 
     Raises:
         Refused: ``bad_chain``, when it names other records by numbers that are already held;
-            ``full``, when what is held would have too many holes.
+        ``out_of_range``, when it jumps further ahead than a lane ever could; ``full``, when what is
+        held would have too many holes.
     """
     _check_chain(ledger, header)
+    _check_jump(ledger, header)
     new = header.present - ledger.held
     duplicates = header.count - len(new)
     held = ledger.held | new
@@ -149,6 +151,14 @@ def take(ledger: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
         seen_wall_ns=now_wall_ns,
     )
     return Taken(taken, new, duplicates)
+
+
+def _check_jump(ledger: LaneLedger, header: BatchHeader) -> None:
+    if header.last - ledger.next_seq > SEQ_JUMP_MAX:
+        raise Refused(
+            RefusedBecause.OUT_OF_RANGE,
+            f"{header}: the lane stood at {ledger.next_seq}; no lane jumps so far",
+        )
 
 
 def _check_chain(ledger: LaneLedger, header: BatchHeader) -> None:

@@ -8,8 +8,8 @@ again. The rules:
   used again after ``return_seconds``, at once where no other carries the lane: a link that flaps
   draws nobody to and fro.
 - An empty bucket or a full send window is waited for: neither moves a lane to another link.
-- A day's budget is never exceeded: where less is left than the largest next part of a lane, the
-  lane counts it as spent.
+- A day's budget is never exceeded: parts are cut to what is left of it, and where that is less than
+  the smallest part it counts as spent.
 - Which of the queues at a link goes next says ``mesh.transfer.turns``. Nothing overtakes it while
   it waits for the bucket.
 - What waits for the wall clock is looked at every minute, since that clock may step.
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from mesh.transfer.budget import Bucket, Day, LinkRule, Spent, Window, seconds_to_open
 from mesh.transfer.turns import LaneRule, Queue, Turns
+from schemas.limits import PART_BYTES_MIN
 from schemas.messages import Lane
 
 __all__ = [
@@ -126,7 +127,7 @@ class _Link:
         if seconds_to_open(self.rule.windows, wall_ns) != 0.0:
             return Why.CLOSED
         left = self.day.left(now, wall_ns)
-        return Why.BUDGET if left is not None and left < size else None
+        return Why.BUDGET if left is not None and left < min(size, PART_BYTES_MIN) else None
 
 
 class Schedule:
@@ -166,6 +167,10 @@ class Schedule:
         """Which link carries a lane now; ``None`` for none."""
         link = self._carrier(lane, 1, now, wall_ns)
         return None if link is None else link.rule.name
+
+    def left(self, name: str, now: float, wall_ns: int) -> int | None:
+        """How many bytes of the day's budget a link has left; ``None`` for any amount."""
+        return self._links[name].day.left(now, wall_ns)
 
     def spent(self) -> Mapping[str, Spent]:
         """What each link sent on its newest day, to be handed to the next ``Schedule``."""

@@ -167,7 +167,7 @@ def test_without_a_receipt_it_is_sent_again_for_ever() -> None:
         await asyncio.sleep(55)
         assert world.wire.lanes().count(Lane.ALARMS) == 3, "after 0, 10 and 30 seconds"
         await asyncio.sleep(1000)
-        assert world.wire.lanes().count(Lane.ALARMS) == 6, "then after 70, 150, 230, when it parks"
+        assert 14 <= world.wire.lanes().count(Lane.ALARMS) <= 18, "every 80 seconds at last"
         await world.everything()
         before = len(world.wire.sent)
         await asyncio.sleep(100)

@@ -153,21 +153,70 @@ def test_what_the_transport_lost_in_the_middle_is_sent_again_while_the_rest_flow
 
 
 def test_what_was_passed_over_is_tried_again_when_nothing_else_is_left() -> None:
-    """Rows 34 and 46: for ever, but parked once it was tried often enough."""
+    """Rows 34 and 46: for ever, and never parked: silence is nobody's fault."""
     delivery = _delivery()
     now = 0.0
-    for _ in range(3):
+    for _ in range(50):
         _accept(delivery, 0, 4, now)
         now = delivery.get_timer(now) or 0.0
         assert delivery.on_timer(now)
-        if delivery.start(Lane.EVENTS):
-            assert delivery.on_dry(Lane.EVENTS)
-    assert not delivery.on_dry(Lane.EVENTS)
-    _accept(delivery, 0, 4, now)
-    assert delivery.on_timer(delivery.get_timer(now) or 0.0)
-    assert delivery.parked(Lane.EVENTS) == Ranges(((0, 4),))
-    delivery.on_break()
+        assert delivery.start(Lane.EVENTS) == 0 or delivery.on_dry(Lane.EVENTS)
+        assert Lane.EVENTS in delivery.lanes_due(now)
+    assert not delivery.parked(Lane.EVENTS)
+
+
+def test_numbers_of_which_nothing_is_pending_are_no_probe() -> None:
+    """What was only skipped has nothing under way that could end the waiting."""
+    delivery = _delivery()
+    _accept(delivery, 0, 4)
+    assert delivery.on_timer(10.0)
+    delivery.on_skipped(Lane.EVENTS, 0, 9)
+    assert Lane.EVENTS in delivery.lanes_due(10.0)
+
+
+def test_what_is_parked_is_tried_again_after_an_hour() -> None:
+    """Row 46: the receiver may have learned, though the link stayed up."""
+    delivery = _delivery()
+    refusal = Refusal(RefusedBecause.MALFORMED, "not understood", 0.0)
+    for _ in range(SETTINGS.tries_max):
+        delivery.on_refused(Lane.EVENTS, _send(delivery, 0, 4), refusal, 7.0)
+    assert delivery.parked(Lane.EVENTS)
+    assert delivery.get_timer(8.0) == 3607.0
+    delivery.on_timer(3607.0)
     assert delivery.start(Lane.EVENTS) == 0
+
+
+def test_a_receipt_of_a_life_that_is_over_changes_nothing() -> None:
+    """Rows 35 and 43: a stick may bring it long after the holder began anew."""
+    delivery = _delivery()
+    _accept(delivery, 0, 9)
+    delivery.on_receipt(receipt_of(9), 9, 0.0)
+    delivery.on_receipt(receipt_of(4, life=Epoch(2, 0)), 9, 1.0)
+    late = delivery.on_receipt(receipt_of(9, number=99), 9, 2.0)
+    assert not late.numbers
+    assert not late.lost
+    assert delivery.start(Lane.EVENTS) == 4
+
+
+def test_a_pause_that_a_receipt_asks_for_is_bounded() -> None:
+    """Refusal 15: nobody can silence a lane for a year."""
+    delivery = _delivery()
+    _send(delivery, 0, 4)
+    year_ms = 365 * 24 * 3_600_000
+    delivery.on_receipt(receipt_of(4, not_before_ms=year_ms), 9, 0.0)
+    assert Lane.EVENTS not in delivery.lanes_due(599.0)
+    assert Lane.EVENTS in delivery.lanes_due(600.0)
+
+
+def test_credit_that_nothing_can_renew_is_dropped() -> None:
+    """All that was sent has its receipt, and none of them gives credit."""
+    delivery = _delivery()
+    _send(delivery, 0, 4)
+    delivery.on_receipt(_with_credit(receipt_of(4), 50), 100, 0.0)
+    _accept(delivery, 4, 8)
+    assert Lane.LOGS not in delivery.lanes_due(0.0)
+    delivery.on_receipt(receipt_of(8, number=2), 100, 1.0)
+    assert Lane.LOGS in delivery.lanes_due(1.0)
 
 
 def test_credit_holds_back_all_but_the_most_urgent() -> None:

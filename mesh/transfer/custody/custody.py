@@ -33,7 +33,6 @@ from mesh.transfer.custody.settings import CustodyResources, CustodySettings
 from mesh.transfer.custody.vault import Vault
 from mesh.transfer.source import Life
 from schemas.errors import DiskFailed, Refused, RefusedBecause
-from schemas.limits import SEQ_JUMP_MAX
 from schemas.messages import BatchHeader, Epoch, Instant, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
@@ -164,7 +163,8 @@ class Custody:
 
         Nothing while that is not durable: then it is stated later.
         """
-        if not self._vault.is_life_durable:
+        # What is lost and not yet taken out belongs to a life that is about to end.
+        if self._to_lose or not self._vault.is_life_durable:
             return []
         partition = PartitionLedger(self._settings.holder, self._vault.life)
         room = max(0, self._vault.room())
@@ -334,7 +334,6 @@ class Custody:
         known = changed.get(key) or (holding.ledger if holding is not None else None)
         before = known or LaneLedger(*key.life, key.lane)
         try:
-            _check_jump(before, header)
             taken = ledger.take(before, header, self._resources.clock.now().wall_ns)
         except Refused as refused:
             return Outcome(arrival, key, refused=refused)
@@ -434,14 +433,6 @@ def _is_over(kept: Kept, now: Instant, age_ns: float) -> bool:
     """Whether a batch has lost its use; a clock that is not trusted says nothing about that."""
     useless = kept.expires_wall_ns is not None and kept.expires_wall_ns < now.wall_ns
     return (useless and now.trusted) or bool(age_ns and now.mono_ns - kept.taken_ns > age_ns)
-
-
-def _check_jump(known: LaneLedger, header: BatchHeader) -> None:
-    if header.last - known.next_seq > SEQ_JUMP_MAX:
-        raise Refused(
-            RefusedBecause.OUT_OF_RANGE,
-            f"{header}: the lane stood at {known.next_seq}; no lane jumps so far",
-        )
 
 
 def _put_off(outcome: Outcome, failure: DiskFailed) -> Outcome:

@@ -333,9 +333,11 @@ class Vault:
             going.append(number)
         if not going:
             return
-        for number in await self.in_writer(self._writer.remove, going):
+        # Forgotten first: what is on its way out can no longer be taken back.
+        for number in going:
             self._removable.discard(number)
             self._forget(self.files.remove(number))
+        await self.in_writer(self._writer.remove, going)
 
     def _forget(self, gone: Sequence[tuple[LaneKey, Kept]]) -> None:
         by_key: dict[LaneKey, list[Kept]] = {}
