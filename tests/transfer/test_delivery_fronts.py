@@ -211,7 +211,7 @@ def test_a_pause_that_a_receipt_asks_for_is_bounded() -> None:
 def test_credit_that_nothing_can_renew_is_dropped() -> None:
     """All that was sent has its receipt, and none of them gives credit."""
     delivery = _delivery()
-    _send(delivery, 0, 4)
+    _accept(delivery, 0, 4)
     delivery.on_receipt(_with_credit(receipt_of(4), 50), 100, 0.0)
     _accept(delivery, 4, 8)
     assert Lane.LOGS not in delivery.lanes_due(0.0)

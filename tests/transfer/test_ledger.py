@@ -160,13 +160,17 @@ def test_holes_are_bounded() -> None:
     )
 
 
-def test_a_leap_of_numbers_costs_nothing() -> None:
-    """Refusal 13: forward by 2**60; one span more."""
+def test_a_leap_of_numbers_is_refused() -> None:
+    """Refusal 13: forward by 2**60; nothing has changed. One that can be costs one span more."""
     known = ledger.take(EMPTY, header(0, 3), 0).ledger
     far = replace(header(0, 1), first=2**60, last=2**60, present=Ranges(((2**60, 2**60 + 1),)))
-    known = ledger.take(known, far, 0).ledger
+    with pytest.raises(Refused) as refused:
+        ledger.take(known, far, 0)
+    assert refused.value.reason is RefusedBecause.OUT_OF_RANGE
+    near = replace(far, first=2**40, last=2**40, present=Ranges(((2**40, 2**40 + 1),)))
+    known = ledger.take(known, near, 0).ledger
     assert ledger.receipt(PARTITION, known, 1, Stage.HELD).watermark == 3
-    assert len(ledger.account_line(known).missing) == 2**60 - 3
+    assert len(ledger.account_line(known).missing) == 2**40 - 3
 
 
 def test_receipts_are_bounded() -> None:
