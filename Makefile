@@ -28,6 +28,7 @@ bench: $(STAMP)
 	$(RUN)/python -m tests.bench spool
 	$(RUN)/python -m tests.bench backlog
 	$(RUN)/python -m tests.bench drain
+	$(RUN)/python -m tests.bench priority
 
 # Cuts the power under Holdfast and its peers; needs root, loop devices, xfsprogs and mosquitto.
 ROUNDS ?= 20
