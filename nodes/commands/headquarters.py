@@ -8,6 +8,7 @@ knows that it is alone.
 """
 
 import asyncio
+import gc
 import logging
 import random
 from collections.abc import Callable
@@ -49,6 +50,7 @@ from schemas.topics import check_identifier
 
 __all__ = ["WorkerPorts", "headquarters", "serve"]
 
+_ALLOCATIONS: Final = 50_000
 _LOGGER: Final = logging.getLogger("holdfast.headquarters")
 _WORKERS: Final = "workers"
 _HOLDER_LOCK: Final = "holder.lock"
@@ -196,10 +198,13 @@ async def serve(
             entropy,
             observer,
             section.linger_seconds,
+            verifier=stack.enter_context(ThreadPoolExecutor(1, "verify")),
             worker=section.worker,
             room=lambda: Room(*intake.filled),
             survey_seconds=_SURVEY_SECONDS,
         )
+        # Records become many short-lived lists, none of them in a circle: looked at less often.
+        gc.set_threshold(_ALLOCATIONS, 20, 100)
         _LOGGER.info(
             "worker %s: taking batches at %s, archiving to %s",
             *(section.worker, url, section.archive_directory),

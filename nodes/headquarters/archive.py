@@ -63,7 +63,10 @@ ArchivedLane = tuple[str, str, str, str, Ranges]
 _QUARANTINE_FILES_MAX: Final = 1000
 _DAY_NS: Final = 86_400_000_000_000
 _START: Final = date(1970, 1, 1)
-_OPTIONS: Final = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
+# Texts that are few make small dictionaries; looking for larger ones costs time, and gains nothing.
+_OPTIONS: Final = (
+    "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 2048"
+)
 _KEY: Final = "holdfast"
 
 
@@ -203,8 +206,11 @@ class Archive:
             for (site, node, epoch, lane), held in self.index().items()
         )
 
-    def accounts(self) -> list[tuple[str, str, Account]]:
-        """Site, node and account: the newest statement of each lane and epoch that was archived.
+    def accounts(self) -> list[tuple[str, str, Epoch, Account]]:
+        """The newest statement of each life about each lane and epoch that was archived.
+
+        Returns:
+            Site, node, the life that states it, and the account.
 
         Raises:
             DiskFailed: a file cannot be read.
@@ -213,17 +219,19 @@ class Archive:
         if not files:
             return []
         query = """
-            SELECT site, node, arg_max(record, statement)
+            SELECT site, node, epoch, arg_max(record, statement)
             FROM read_parquet(?, hive_partitioning = false)
             WHERE kind = 'account'
-            GROUP BY site, node, about_lane, about_epoch
+            GROUP BY site, node, epoch, about_lane, about_epoch
         """
         try:
             rows = self._database.execute(query, [files]).fetchall()
-            found = [(site, node, wire.decode(record)) for site, node, record in rows]
-        except (duckdb.Error, Refused) as error:
+            found = [(*origin, Epoch.parse(epoch), wire.decode(it)) for *origin, epoch, it in rows]
+        except (duckdb.Error, Refused, ValueError) as error:
             raise DiskFailed(f"reading the archive {self._archive} failed: {error}") from error
-        return [(site, node, it) for site, node, it in found if isinstance(it, Account)]
+        return [
+            (site, node, epoch, it) for site, node, epoch, it in found if isinstance(it, Account)
+        ]
 
     def discard(self, name: str) -> None:
         """Removes staged files that no ledger names."""

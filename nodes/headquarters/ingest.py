@@ -5,7 +5,8 @@ The order of a commit, for the arrivals of one partition that came together, as 
 
 1. *verify*: header, digest, body, chain; what does not verify is refused and set aside, never
    receipted. A record whose layout is not known here is archived as it is: the batch proves what it
-   is, and a newer node must not be blocked by an older headquarters;
+   is, and a newer node must not be blocked by an older headquarters. The next group is
+   verified while this one goes through the steps below;
 2. *subtract*: the ledger says which numbers are new;
 3. *stage*: the new rows go to staged files, synced, under a name that is never used again;
 4. *commit*: compare-and-set of the partition's ledger, which counts the numbers as held and names
@@ -33,19 +34,19 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from mesh.ports import Arrival, Clock, Intake, LedgerStore, Observer, Refusal, Stored
-from mesh.spool import batch as batches
-from mesh.spool.batch import Batch, Opened
 from mesh.transfer import ledger
 from nodes.headquarters.books import ArchiveMissing, Books, LedgerRebuilt, Loaded, Shelves
 from nodes.headquarters.credit import Room, credit
+from nodes.headquarters.linger import Linger
 from nodes.headquarters.rows import Rows, accounts, rows_of
+from nodes.headquarters.verification import Parsed, Verified, open_all, parse_all, portions
 from schemas import wire
 from schemas.errors import Conflict, DiskFailed, LinkDown, Refused, RefusedBecause
-from schemas.limits import INGEST_RAW_BYTES_MAX, INTAKE_BATCHES_MAX, PARTITIONS
-from schemas.messages import BatchHeader, Epoch, Lane, Receipt, Severity, Stage
+from schemas.limits import PARTITIONS
+from schemas.messages import Epoch, Lane, Receipt, Severity, Stage
 from schemas.stored import LaneLedger, PartitionLedger
 from schemas.topics import check_identifier
 
@@ -59,7 +60,6 @@ __all__ = [
     "NumbersDisputed",
 ]
 
-_T = TypeVar("_T")
 _RETRY_SECONDS: Final = 1.0
 _FILES_KEPT: Final = 64
 _SENDERS_MAX: Final = 65_536
@@ -108,15 +108,6 @@ class IngestDelayed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Opened:
-    """An arrival that verifies."""
-
-    arrival: Arrival
-    header: BatchHeader
-    records: Opened
-
-
 class Ingest:
     """One ingest worker. Stateless: what it must not forget is in the ledger store.
 
@@ -126,12 +117,13 @@ class Ingest:
         intake: where batches come from.
         store: where ledgers are.
         archive: where rows go.
-        executor: of one thread, for everything that blocks.
+        executor: of one thread, for everything that blocks at the archive.
         clock: for the time at which something was last seen.
         entropy: random bytes, for the names of commits.
         observer: is told what happens.
-        linger_seconds: how long to let arrivals gather after a small group, so that they share a
-            file.
+        linger_seconds: how long to let arrivals gather after a small group, at most, so that they
+            share a file (``nodes.headquarters.linger``).
+        verifier: for verifying, of one thread; ``executor`` where none is given.
         worker: this worker's name, an identifier; no two that run have the same.
         room: tells how full the way in is.
         survey_seconds: how long a look at all partitions takes, again and again: so what a dead
@@ -152,6 +144,7 @@ class Ingest:
         observer: Observer,
         linger_seconds: float = 0.0,
         *,
+        verifier: Executor | None = None,
         worker: str = "main",
         room: Callable[[], Room] = Room,
         survey_seconds: float | None = None,
@@ -163,7 +156,8 @@ class Ingest:
         self._clock = clock
         self._entropy = entropy
         self._observer = observer
-        self._linger_seconds = linger_seconds
+        self._linger = Linger(linger_seconds)
+        self._verifier = verifier or executor
         self._worker = check_identifier("worker", worker)
         self._room = room
         self._survey_seconds = survey_seconds
@@ -184,11 +178,12 @@ class Ingest:
             tasks.create_task(self._work(), name="work")
 
     async def _work(self) -> None:
+        clock = asyncio.get_running_loop().time
         await self._insist((), tidy=True)
         async for arrivals in self._intake.batches():
+            came, size = clock(), sum(len(arrival.payload) for arrival in arrivals)
             await self._insist(arrivals, tidy=False)
-            if len(arrivals) < INTAKE_BATCHES_MAX // 4:
-                await asyncio.sleep(self._linger_seconds)
+            await asyncio.sleep(self._linger.after(len(arrivals), size, came, clock()))
 
     async def _insist(self, arrivals: Sequence[Arrival], *, tidy: bool) -> None:
         while True:
@@ -236,25 +231,28 @@ class Ingest:
             LinkDown, DiskFailed: some were not taken; calling it again takes them, each number
             once.
         """
-        begun = asyncio.get_running_loop().time()
-        group: list[tuple[Arrival, Batch]] = []
-        raw_bytes = 0
-        for arrival, found in await self._books.blocking(_parse_all, arrivals):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        good: list[Parsed] = []
+        for arrival, found in await loop.run_in_executor(self._verifier, parse_all, arrivals):
             if isinstance(found, Refused):
                 await self._set_aside(arrival, found)
-                continue
-            size = found.header.raw_bytes
-            if group and raw_bytes + size > INGEST_RAW_BYTES_MAX:
-                await self._take(group)
-                group, raw_bytes = [], 0
-            group.append((arrival, found))
-            raw_bytes += size
-        await self._take(group)
+            else:
+                good.append((arrival, found))
+        opening = None
+        for portion in portions(good):
+            following = loop.run_in_executor(self._verifier, open_all, portion)
+            if opening is not None:
+                # Meanwhile the next portion is verified, and no more than that.
+                await self._take(await opening)
+            opening = following
+        if opening is not None:
+            await self._take(await opening)
         self._measure(sum(len(it.payload) for it in arrivals), begun)
 
-    async def _take(self, group: Sequence[tuple[Arrival, Batch]]) -> None:
-        by_partition: dict[int, list[_Opened]] = {}
-        for arrival, found in await self._books.blocking(_open_all, group):
+    async def _take(self, group: Sequence[tuple[Arrival, Verified | Refused]]) -> None:
+        by_partition: dict[int, list[Verified]] = {}
+        for arrival, found in group:
             if isinstance(found, Refused):
                 await self._set_aside(arrival, found)
                 continue
@@ -283,7 +281,7 @@ class Ingest:
             self._observer.observe(NumbersDisputed(origin, str(refused), name))
         await self._intake.refuse(arrival, Refusal(refused.reason, refused.detail, 0.0))
 
-    async def _commit(self, number: int, group: Sequence[_Opened]) -> None:
+    async def _commit(self, number: int, group: Sequence[Verified]) -> None:
         """Steps 2 to 7 for one partition."""
         while True:
             loaded = await self._load(number)
@@ -351,7 +349,7 @@ class Ingest:
             except Conflict:
                 continue
 
-    def _count_senders(self, taken: Sequence[_Opened]) -> None:
+    def _count_senders(self, taken: Sequence[Verified]) -> None:
         if len(self._senders) >= _SENDERS_MAX:
             self._senders.clear()
         self._senders.update((it.header.site, it.header.node) for it in taken)
@@ -378,56 +376,19 @@ class _Plan:
 
     rows: tuple[Rows, ...]
     changed: tuple[LaneLedger, ...]
-    taken: tuple[_Opened, ...]
-    refused: tuple[tuple[_Opened, Refused], ...]
-    disputed: tuple[_Opened, ...]
+    taken: tuple[Verified, ...]
+    refused: tuple[tuple[Verified, Refused], ...]
+    disputed: tuple[Verified, ...]
     duplicates: int
 
 
-def _parse_all(arrivals: Sequence[Arrival]) -> list[tuple[Arrival, Batch | Refused]]:
-    """The first half of step 1, for many in one go: all but the bodies."""
-    return [(arrival, _tried(_parse, arrival)) for arrival in arrivals]
-
-
-def _open_all(
-    group: Sequence[tuple[Arrival, Batch]],
-) -> list[tuple[Arrival, "_Opened | Refused"]]:
-    """The second half of step 1: the bodies."""
-    return [(arrival, _tried(_open, arrival, batch)) for arrival, batch in group]
-
-
-def _tried(look: Callable[..., _T], *arguments: object) -> "_T | Refused":
-    try:
-        return look(*arguments)
-    except Refused as refused:
-        return refused
-
-
-def _parse(arrival: Arrival) -> Batch:
-    """The subject must be the header's: nobody speaks in another's name."""
-    batch = batches.parse(arrival.payload)
-    header = batch.header
-    for what, name in (("site", header.site), ("node", header.node)):
-        check_identifier(what, name)
-    if (header.site, header.node, header.lane) != (arrival.site, arrival.node, arrival.lane):
-        raise Refused(
-            RefusedBecause.FOREIGN,
-            f"{header} came as {arrival.site}/{arrival.node}/{arrival.lane}",
-        )
-    return batch
-
-
-def _open(arrival: Arrival, batch: Batch) -> _Opened:
-    return _Opened(arrival, batch.header, batches.open_batch(batch))
-
-
-def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int) -> _Plan:
+def _plan(partition: PartitionLedger, group: Sequence[Verified], now_wall_ns: int) -> _Plan:
     """Step 2, pure: which rows are new, and what the ledgers say with them."""
     changed: dict[tuple[str, str, Epoch, Lane], LaneLedger] = {}
     rows: list[Rows] = []
-    taken: list[_Opened] = []
-    refused: list[tuple[_Opened, Refused]] = []
-    disputed: list[_Opened] = []
+    taken: list[Verified] = []
+    refused: list[tuple[Verified, Refused]] = []
+    disputed: list[Verified] = []
     duplicates = 0
     known = {(it.site, it.node, it.epoch, it.lane): it for it in partition.lanes}
 
@@ -440,7 +401,9 @@ def _plan(partition: PartitionLedger, group: Sequence[_Opened], now_wall_ns: int
         try:
             outcome = ledger.take(look(key), header, now_wall_ns)
             touched = {key: outcome.ledger}
-            fresh = rows_of(header, outcome.new, opened.records) if outcome.new else None
+            fresh = (
+                rows_of(header, outcome.new, opened.records, opened.shown) if outcome.new else None
+            )
             for account in accounts(fresh) if fresh else ():
                 about = (header.site, header.node, account.epoch, account.lane)
                 known_of = touched.get(about) or look(about)

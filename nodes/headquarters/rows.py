@@ -42,11 +42,13 @@ class Rows:
         header: the batch's header.
         seqs: their numbers.
         opened: their canonical bytes, in the order of their numbers.
+        shown: what is said of them beside their bytes, where that was read before.
     """
 
     header: BatchHeader
     seqs: Ranges
     opened: Opened
+    shown: "Shown | None" = None
 
     def __len__(self) -> int:
         return len(self.opened.bounds) - 1
@@ -72,16 +74,17 @@ class Shown:
     fields: Mapping[str, Column]
 
 
-def rows_of(header: BatchHeader, new: Ranges, opened: Opened) -> Rows:
+def rows_of(header: BatchHeader, new: Ranges, opened: Opened, shown: Shown | None = None) -> Rows:
     """The records of a batch whose numbers are new.
 
     Args:
         header: of the batch.
         new: which of its numbers.
         opened: all of its records, in the order of its numbers.
+        shown: what is said of all of them beside their bytes, where that was read before.
     """
     if new == header.present:
-        return Rows(header, new, opened)
+        return Rows(header, new, opened, shown)
     numbers = _numbers(header.present)
     taken = np.zeros(len(numbers), np.bool_)
     for start, stop in new.spans:
@@ -108,6 +111,8 @@ def accounts(rows: Rows) -> list[Account]:
 
 def show(rows: Rows) -> Shown:
     """The fields of some rows, at least one."""
+    if rows.shown is not None:
+        return rows.shown
     cls = KINDS[rows.header.lane]
     count = len(rows)
     try:

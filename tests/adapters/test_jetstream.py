@@ -16,16 +16,17 @@ from mesh.adapters.jetstream.connection import Connection
 from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
 from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
 from mesh.adapters.jetstream.session import Session
-from mesh.adapters.jetstream.streams import STREAM_UP
+from mesh.adapters.jetstream.streams import CONSUMER, STREAM_UP
 from mesh.adapters.server.embedded import EmbeddedServer, ServerSettings
 from mesh.adapters.system import SystemClock
 from mesh.ports import Accepted, Refusal
 from schemas.errors import LinkDown, RefusedBecause
-from schemas.limits import SEND_WINDOW_BATCHES
+from schemas.limits import INTAKE_BATCHES_MAX, SEND_WINDOW_BATCHES
 from schemas.messages import Lane
 from tests.contract.link_worlds import (
     NODE,
     SITE,
+    arrivals,
     part_of,
     receipt_of,
     send_all,
@@ -342,6 +343,35 @@ def test_intakes_share_the_work(tmp_path: Path) -> None:
                 for worker in workers:
                     worker.cancel()
             assert sorted(taken) == sorted(part.payload for part in parts)
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_next_is_here_while_the_reader_is_busy(tmp_path: Path) -> None:
+    """A second half of what may be here is asked for before the reader has all of the first."""
+
+    async def scenario() -> None:
+        async with (
+            _server(tmp_path) as server,
+            _intake(server) as intake,
+            _connection(server) as session,
+        ):
+            async with _link(server) as link:
+                await send_all(link, [part_of(number) for number in range(INTAKE_BATCHES_MAX + 40)])
+
+            async def out() -> int:
+                found = await session.call(f"CONSUMER.INFO.{STREAM_UP}.{CONSUMER}", {})
+                assert isinstance(found["num_ack_pending"], int)
+                return found["num_ack_pending"]
+
+            async with aclosing(intake.batches()) as groups, asyncio.timeout(WITHIN_SECONDS):
+                taken = await arrivals(groups, INTAKE_BATCHES_MAX // 2)
+                assert len(taken) == INTAKE_BATCHES_MAX // 2
+                while await out() < INTAKE_BATCHES_MAX:  # noqa: ASYNC110 - only the server tells
+                    await asyncio.sleep(0.01)
+                assert await out() == INTAKE_BATCHES_MAX
+                taken += await arrivals(groups, INTAKE_BATCHES_MAX // 2 + 40)
+            assert len({arrival.payload for arrival in taken}) == INTAKE_BATCHES_MAX + 40
 
     asyncio.run(scenario())
 

@@ -69,7 +69,7 @@ class IntakeSettings:
         replicas: on how many servers new streams are kept.
         ack_seconds: after how long an arrival that was neither accepted nor refused comes again.
         ack_pending_max: how many arrivals may be out at all workers together.
-        waiting_bytes_max: how many bytes of arrivals may wait here to be taken.
+        waiting_bytes_max: how many bytes of arrivals may be here, taken or not.
         pull_seconds: how long one request for arrivals stands at the server.
     """
 
@@ -82,7 +82,7 @@ class IntakeSettings:
     pull_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        assert self.waiting_bytes_max >= 2 * BATCH_BYTES_MAX, "the largest message can be asked for"
+        assert self.waiting_bytes_max >= 4 * BATCH_BYTES_MAX, "the largest message can be asked for"
 
 
 class JetStreamIntake:
@@ -132,8 +132,9 @@ class JetStreamIntake:
             pulling = session.pull(
                 STREAM_UP,
                 CONSUMER,
-                count_max=INTAKE_BATCHES_MAX,
-                bytes_max=self._settings.waiting_bytes_max,
+                # Half of it: the other half comes while the reader is at the first.
+                count_max=INTAKE_BATCHES_MAX // 2,
+                bytes_max=self._settings.waiting_bytes_max // 2,
                 expires_seconds=self._settings.pull_seconds,
             )
             try:
@@ -313,9 +314,8 @@ async def _gathered(session: Session, last: Part, others: PartSubject) -> bytes:
         Refused: ``out_of_range``: a part is missing; ``bad_checksum``.
         LinkDown: the other parts cannot be fetched now.
     """
-    found = await session.fetch(STREAM_PARTS, others.every, PARTS_MAX)
     try:
-        return _joined(last, found)
+        return _joined(last, await session.fetch(STREAM_PARTS, others.every, PARTS_MAX))
     except Refused:
         # They are of no use to the next sending.
         await _purge(session, others.every)
@@ -326,7 +326,9 @@ def _joined(last: Part, found: Mapping[str, bytes]) -> bytes:
     assembly = Assembly()
     data = assembly.take(last, 0.0)
     for subject, payload in found.items():
-        offset = int(subject.rpartition(".")[2])
+        # Anybody may have published there: what is no offset is no part of it.
+        text = subject.rpartition(".")[2]
+        offset = int(text) if text.isascii() and text.isdecimal() else last.total
         if data is None and 0 < len(payload) <= last.total - offset:
             data = assembly.take(last._replace(offset=offset, payload=payload), 0.0)
     if data is None:

@@ -41,6 +41,7 @@ _API: Final = "$JS.API"
 _SUBJECT: Final = "Nats-Subject"
 _STATUS: Final = "Status"
 _FETCH_ENDS: Final = frozenset({"204", "404"})  # the end of what was found; nothing was found
+_TOO_MANY: Final = "413"
 _NEVER_SECONDS: Final = 10**9
 _CLOSE_SECONDS: Final = 2.0
 _POLLS_PER_PING: Final = 8
@@ -277,11 +278,14 @@ class Session:
     ) -> AsyncGenerator[list[Message], None]:
         """Messages of a consumer as they come, in groups; no more than asked for is under way.
 
+        When all that was asked for has come, more is asked for before the reader has the last of
+        it: so the next group is here when the reader comes back.
+
         Args:
             stream: the stream.
             consumer: its pull consumer.
-            count_max: most messages waiting here.
-            bytes_max: most bytes waiting here; larger than the largest message.
+            count_max: most messages waiting here beside the group that the reader has.
+            bytes_max: most bytes waiting here beside it; larger than the largest message.
             expires_seconds: how long one request stands at the server.
 
         Raises:
@@ -296,17 +300,18 @@ class Session:
         }
         body = json.dumps(ask).encode()
         async with self._listening(count_max + _STATUSES_MAX) as inbox:
+            group: list[Message] = []
             for number in itertools.count():
                 reply = f"{inbox.prefix}.{number}"
                 asked_at, left, status = clock(), count_max, ""
                 await self.publish(subject, body, reply)
                 while left > 0 and not status:
+                    if group:
+                        yield group
                     group, status = await inbox.take(
                         reply, asked_at + expires_seconds + self._settings.request_seconds
                     )
                     left -= len(group)
-                    if group:
-                        yield group
                 if status and left == count_max and clock() - asked_at < _PULL_PAUSE_SECONDS:
                     # It ended at once and brought nothing: asking again at once would spin.
                     await asyncio.sleep(_PULL_PAUSE_SECONDS)
@@ -320,7 +325,8 @@ class Session:
             count_max: the most that may be there.
 
         Raises:
-            LinkDown: the session is lost, no answer came in time, or there are more.
+            LinkDown: the session is lost, or no answer came in time.
+            Refused: ``too_large``: there are more.
         """
         found: dict[str, bytes] = {}
         body = json.dumps({"multi_last": [subjects], "batch": count_max}).encode()
@@ -336,6 +342,10 @@ class Session:
                     found[subject] = message.data
                 elif message.headers.get(_STATUS) in _FETCH_ENDS:
                     return found
+                elif message.headers.get(_STATUS) == _TOO_MANY:
+                    raise Refused(
+                        RefusedBecause.TOO_LARGE, f"{subjects}: more than {count_max} messages"
+                    )
                 else:
                     raise LinkDown(f"{stream}: {message.headers}")
 

@@ -14,7 +14,7 @@ from mesh.ports import Arrival, Stored
 from mesh.spool import batch
 from mesh.spool.batch import Batch
 from mesh.transfer import ledger
-from nodes.headquarters import ingest as ingests
+from nodes.headquarters import verification
 from nodes.headquarters.archive import Archive
 from nodes.headquarters.credit import Room
 from nodes.headquarters.ingest import (
@@ -201,7 +201,7 @@ def test_what_would_tear_a_ledger_apart_is_refused_for_now(tmp_path: Path) -> No
 
 def test_much_at_once_is_taken_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records cost far more memory opened than closed; a commit opens so many bytes, no more."""
-    monkeypatch.setattr(ingests, "INGEST_RAW_BYTES_MAX", 500)
+    monkeypatch.setattr(verification, "INGEST_RAW_BYTES_MAX", 500)
 
     async def main() -> None:
         desk, watcher, sender = Desk(), Watcher(), Sender()
@@ -387,10 +387,10 @@ def test_arrivals_are_opened_by_their_own_words_only() -> None:
     """The header's site, node and lane are the subject's: nobody speaks in another's name."""
     made = Sender().batch(1)
     arrival = Arrival("hall", "pump", "events", made.data, redelivered=False, token=0)
-    assert ingests._parse(arrival).header == made.header
+    assert verification._parse(arrival).header == made.header
     for change in ({"site": "yard"}, {"node": "valve"}, {"lane": "logs"}):
         with pytest.raises(Exception, match="foreign"):
-            ingests._parse(arrival._replace(**change))  # type: ignore[arg-type]
+            verification._parse(arrival._replace(**change))  # type: ignore[arg-type]
     assert batch.parse(made.data).header == made.header
 
 
