@@ -78,7 +78,7 @@ class Shelves(Protocol):
         """What all published files hold."""
         ...
 
-    def accounts(self) -> list[tuple[str, str, Account]]:
+    def accounts(self) -> list[tuple[str, str, Epoch, Account]]:
         """The newest statements."""
         ...
 

@@ -100,14 +100,14 @@ def read_index(text: str, site: str, lane: str) -> dict[LaneKey, FileIndex]:
 
 def ledgers(
     index: Mapping[LaneKey, FileIndex],
-    accounts: Iterable[tuple[str, str, Account]],
+    accounts: Iterable[tuple[str, str, Epoch, Account]],
     known: Sequence[LaneLedger] = (),
 ) -> list[LaneLedger]:
     """The ledgers that an archive's files tell of.
 
     Args:
         index: of all files.
-        accounts: site, node and account of the newest statement of each lane.
+        accounts: site, node, the life that states it, and account: its newest of each lane.
         known: what was known of these lanes before: what origins stated stays, and what they hold
             is what the files say.
     """
@@ -120,9 +120,11 @@ def ledgers(
         key = (was.site, was.node, was.epoch, was.lane)
         held = made.get(key, _empty(*key)).held
         made[key] = replace(was, held=held, next_seq=max(was.next_seq, held.end))
-    for site, node, account in accounts:
+    for site, node, epoch, account in accounts:
         about = (site, node, account.epoch, account.lane)
-        made[about] = ledger.explain(made.get(about, _empty(*about)), account)
+        made[about] = ledger.explain(
+            made.get(about, _empty(*about)), account, own=account.epoch.counter == epoch.counter
+        )
     return [_chained(lane, index.get(key, FileIndex()).chains) for key, lane in made.items()]
 
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from nodes.headquarters.index import FileIndex, LaneKey, index_of
 from nodes.headquarters.rows import Rows
 from schemas import wire
-from schemas.messages import Account, Lane
+from schemas.messages import Account, Epoch, Lane
 from schemas.ranges import Ranges
 from simulator.crash.annals import Violation, ranges
 from simulator.world.place import Place
@@ -44,7 +44,7 @@ class ArchiveDisk:
         quarantine: what was refused and kept, by name.
         check: is told of each row that is published.
         spans: the numbers that have a row, by place.
-        statements: the newest archived account of each place.
+        statements: the newest archived account of each place, by the life that states it.
         chains: the chains at the bounds of batches, by place and number.
     """
 
@@ -55,7 +55,7 @@ class ArchiveDisk:
     quarantine: dict[str, bytes] = field(default_factory=dict)
     check: Callable[[Place, int, bytes], None] = lambda _key, _number, _record: None
     spans: dict[Place, Ranges] = field(default_factory=dict)
-    statements: dict[Place, Account] = field(default_factory=dict)
+    statements: dict[tuple[Place, Epoch], Account] = field(default_factory=dict)
     chains: dict[Place, dict[int, bytes]] = field(default_factory=dict)
 
     def numbers(self, place: Place) -> Ranges:
@@ -66,9 +66,11 @@ class ArchiveDisk:
         """What all published files hold, by place."""
         return {place: FileIndex(self.numbers(place), self.chains[place]) for place in self.rows}
 
-    def accounts(self) -> list[tuple[Place, Account]]:
-        """The newest archived account of each place."""
-        return list(self.statements.items())
+    def accounts(self) -> list[tuple[str, str, Epoch, Account]]:
+        """The newest archived account of each place by each life that states one."""
+        return [
+            (*place.origin, epoch, account) for (place, epoch), account in self.statements.items()
+        ]
 
     def publish(self, file: _File) -> None:
         """Takes the rows of one staged file.
@@ -116,10 +118,10 @@ class ArchiveDisk:
         self.spans, self.statements, self.chains = older.spans, older.statements, older.chains
 
     def _hear(self, place: Place, account: Account) -> None:
-        about = Place(*place.origin, account.epoch, account.lane)
-        known = self.statements.get(about)
+        key = Place(*place.origin, account.epoch, account.lane), place.epoch
+        known = self.statements.get(key)
         if known is None or account.number > known.number:
-            self.statements[about] = account
+            self.statements[key] = account
 
 
 class SimArchive:
@@ -182,9 +184,9 @@ class SimArchive:
         """What all published files hold, by place."""
         return self._disk.index()
 
-    def accounts(self) -> list[tuple[str, str, Account]]:
+    def accounts(self) -> list[tuple[str, str, Epoch, Account]]:
         """The newest statements."""
-        return [(place[0], place[1], account) for place, account in self._disk.accounts()]
+        return self._disk.accounts()
 
     def discard(self, name: str) -> None:
         """Removes staged files that no ledger names."""

@@ -1,6 +1,6 @@
 """``python -m simulator run``: a world of edges, gateways and headquarters, searched for a lie."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import orjson
 import typer
@@ -16,13 +16,19 @@ from simulator.world.survey import Played, Total, survey
 
 __all__ = ["run"]
 
+_GATEWAYS_MIN: Final = 5
+_EDGES_A_GATEWAY: Final = 100
+
 
 def run(
     seed: Annotated[int | None, typer.Option(help="play this one", min=0)] = None,
     seeds: Annotated[int, typer.Option(help="how many worlds", min=1)] = 1,
     first: Annotated[int, typer.Option(help="the first seed", min=0)] = 0,
     edges: Annotated[int, typer.Option(help="in each", min=1)] = 50,
-    gateways: Annotated[int, typer.Option(help="in each", min=0)] = 5,
+    gateways: Annotated[
+        int | None,
+        typer.Option(help="in each; five, or one for a hundred edges where that is more", min=0),
+    ] = None,
     days: Annotated[float, typer.Option(help="how long each runs", min=0.1)] = 30.0,
     without: Annotated[
         list[Fault] | None, typer.Option(help="a kind of fault that does not strike")
@@ -42,6 +48,8 @@ def run(
 
     Ends with 0 when nothing was wrong, with 1 otherwise.
     """
+    if gateways is None:
+        gateways = max(_GATEWAYS_MIN, edges // _EDGES_A_GATEWAY)
     faults = [fault for fault in Fault if fault not in (without or ())]
     shape = Shape(edges, gateways, days, faults=tuple(faults))
     console = Console(stderr=json)

@@ -50,9 +50,9 @@ _LOOK_SECONDS: Final = 3600.0
 _ANEW_DOUBLED_MAX: Final = 12
 _ANEW_MAX: Final = 10
 _LARGE_BURST: Final = 40
-_GROUP_MAX: Final = 6
+_GROUP_MAX: Final = 8
 _LARGE_SHARE: Final = 0.02
-_BURST_RECORDS: Final = 8.0
+_BURST_RECORDS: Final = 11.0
 
 
 def spool_settings(

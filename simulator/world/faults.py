@@ -77,14 +77,14 @@ class _Rate(NamedTuple):
 
 _HOUR: Final = 3600.0
 _OF_EDGES: Final[Mapping[Fault, _Rate]] = {
-    Fault.CUT: _Rate(0.13, 30, 2 * DAY),
+    Fault.CUT: _Rate(0.1, 30, 2 * DAY),
     Fault.FLAP: _Rate(0.01, 30, 120),
     Fault.HALF_OPEN: _Rate(0.02, 60, 12 * _HOUR),
     Fault.SLOW_LINK: _Rate(0.01, _HOUR, DAY),
     Fault.DUPLICATED: _Rate(0.01, _HOUR, DAY),
     Fault.REORDERED: _Rate(0.01, _HOUR, DAY),
     Fault.LOST_MESSAGES: _Rate(0.01, _HOUR, DAY),
-    Fault.EDGE_CRASH: _Rate(0.04, 1, 6 * _HOUR),
+    Fault.EDGE_CRASH: _Rate(0.03, 1, 6 * _HOUR),
     Fault.FULL_DISK: _Rate(0.004, _HOUR, DAY),
     Fault.FAILING_DISK: _Rate(0.004, 60, _HOUR),
     Fault.CLOCK_JUMP: _Rate(0.006),
@@ -94,13 +94,13 @@ _OF_EDGES: Final[Mapping[Fault, _Rate]] = {
     Fault.EDGE_REIMAGED: _Rate(0.0007, 60, DAY),
 }
 _OF_GATEWAYS: Final[Mapping[Fault, _Rate]] = {
-    Fault.UPLINK_CUT: _Rate(0.1, 60, 2 * DAY),
-    Fault.GATEWAY_CRASH: _Rate(0.1, 1, 6 * _HOUR),
+    Fault.UPLINK_CUT: _Rate(0.07, 60, 2 * DAY),
+    Fault.GATEWAY_CRASH: _Rate(0.07, 1, 6 * _HOUR),
 }
 _OF_THE_WORLD: Final[Mapping[Fault, _Rate]] = {
     Fault.LOST_QUEUE: _Rate(0.1),
     Fault.LEDGERS_AWAY: _Rate(0.1, 60, 6 * _HOUR),
-    Fault.WORKER_CRASH: _Rate(0.4, 1, _HOUR),
+    Fault.WORKER_CRASH: _Rate(0.3, 1, _HOUR),
     Fault.HEADQUARTERS_RESTORED: _Rate(0.02, _HOUR, 2 * DAY),
 }
 _COMMON_SECONDS: Final = (600.0, 12 * _HOUR)

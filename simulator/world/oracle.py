@@ -14,8 +14,8 @@ acknowledged, each receipt that was issued, each row of the archive. From that a
 - the ledgers hold what the archive holds, and for each lane of each epoch *produced = delivered +
   explained*, nothing missing (I5).
 
-What an operator destroyed (a store replaced by an older one, an image written anew, an archive put
-back) may be missing. It must not be called delivered.
+What an operator destroyed (a store replaced by an older one, an image written anew) may be missing.
+It must not be called delivered. What an archive lost that was put back comes again, or is stated.
 """
 
 from collections import defaultdict
@@ -83,7 +83,7 @@ class Oracle:
         """Whether the archive was ever replaced by an older copy of itself."""
         self.set_aside: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
         """Records of batches that were refused and kept, by site and node."""
-        self._heard: dict[Place, Account] = {}
+        self._heard: dict[tuple[Place, bool], Account] = {}
         self._verified: dict[Place, Ranges] = {}
         self._taken_back: dict[Place, Ranges] = {}
 
@@ -154,15 +154,21 @@ class Oracle:
             raise Violation(f"{place}/{number} was never appended, and has a row")
 
     def _hear(self, place: Place, account: Account) -> None:
+        # What a later life states of an earlier one stands beside what that one states itself.
         about = Place(place.site, place.node, account.epoch, account.lane)
-        known = self._heard.get(about)
+        key = about, account.epoch.counter == place.epoch.counter
+        known = self._heard.get(key)
         if known is None or account.number > known.number:
-            self._heard[about] = account
+            self._heard[key] = account
 
     def _explained(self, place: Place) -> Mapping[str, Ranges]:
-        """What the newest account of a place explains that ever had a row."""
-        account = self._heard.get(place)
-        return {} if account is None else account.explained
+        """What the newest accounts of a place explain that ever had a row."""
+        found: dict[str, Ranges] = {}
+        for own in (True, False):
+            account = self._heard.get((place, own))
+            for why, numbers in account.explained.items() if account is not None else ():
+                found[why] = found.get(why, _NONE) | numbers
+        return found
 
     # --- what an operator does ----------------------------------------------------------------
 
@@ -187,12 +193,9 @@ class Oracle:
         self.was_put_back = True
         for place, rows in before.items():
             there = self._archive.rows.get(place, {})
-            gone = [number for number in rows if number not in there]
+            gone = ranges(number for number in rows if number not in there)
             if gone:
-                lost = ranges(gone)
-                self._taken_back[place] = self._taken_back.get(place, _NONE) | lost
-                book = self.books[place]
-                book.destroyed.update((number, rows[number]) for number in gone)
+                self._taken_back[place] = self._taken_back.get(place, _NONE) | gone
 
     def taken_back(self, place: Place) -> Ranges:
         """The numbers whose rows an older copy of the archive took away."""
@@ -236,6 +239,8 @@ class Oracle:
             if record not in book.said.get(number, ()):
                 raise Violation(f"{place}/{number} can be read, and was never appended")
         allowed = self._allowed(place, explained)
+        # An older copy of a store knows nothing of what its other self has delivered since.
+        rows = self._archive.rows.get(place, {})
         lost = [
             number
             for number, records in promised.items()
@@ -243,6 +248,7 @@ class Oracle:
             and number not in released
             and number not in allowed
             and not all((number, record) in book.destroyed for record in records)
+            and not (place.origin in self.copied and rows.get(number) in records)
         ]
         if lost:
             raise Violation(f"{place}: acknowledged, and lost at its edge: {ranges(lost)}")
@@ -290,7 +296,7 @@ class Oracle:
     def _missing(self, place: Place, ledger: LaneLedger) -> Ranges:
         if place.origin in self.copied:
             return _NONE
-        return account_line(ledger).missing - self._taken_back.get(place, _NONE)
+        return account_line(ledger).missing
 
     def _judge_ledger(self, place: Place, ledger: LaneLedger) -> None:
         rows = self._archive.numbers(place)

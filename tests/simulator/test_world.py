@@ -22,7 +22,7 @@ from simulator.world.archive import SimArchive
 from simulator.world.edge import LANES
 from simulator.world.faults import Fault, Shape, schedule
 from simulator.world.gateway import CustodyGateway, GatewayParts
-from simulator.world.run import stage
+from simulator.world.run import play, stage
 from simulator.world.scenarios import SCENARIOS
 from simulator.world.survey import Played, Total, survey
 from simulator.world.world import Outcome, Program, World
@@ -146,12 +146,13 @@ class _Unsynced:
         """Does nothing."""
 
 
+def _unsynced(parts: GatewayParts) -> CustodyGateway:
+    disk: Any = _Unsynced(parts.disk)
+    return CustodyGateway(replace(parts, disk=disk))
+
+
 def test_a_receipt_before_the_sync_is_found() -> None:
     """Planted in a gateway: what it has receipted is not on its disk when the power goes."""
-
-    def gateway(parts: GatewayParts) -> CustodyGateway:
-        disk: Any = _Unsynced(parts.disk)
-        return CustodyGateway(replace(parts, disk=disk))
 
     async def act(world: World, rng: random.Random) -> None:
         (one,) = world.gateways
@@ -169,7 +170,7 @@ def test_a_receipt_before_the_sync_is_found() -> None:
 
     shape = Shape(4, 1, 1.0, 0.0, ())
     assert stage(0, shape, act).violations == []
-    wrong = stage(0, shape, act, Program(gateway=gateway)).violations
+    wrong = stage(0, shape, act, Program(gateway=_unsynced)).violations
     assert "nobody holds it" in wrong[0] or "lost nothing" in wrong[0]
 
 
@@ -207,6 +208,21 @@ def test_a_ledger_after_the_acknowledgement_is_found() -> None:
     """Planted in the ingest: rows are published and acknowledged, and the ledger does not know."""
     wrong = held_up(Program(ingest=_HastyIngest))
     assert "has two rows" in wrong or "ledger" in wrong
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        Program(gateway=_unsynced),
+        Program(archive=_UnsyncedArchive),
+        Program(ingest=_HastyIngest),
+    ],
+    ids=["gateway", "archive", "ingest"],
+)
+def test_drawn_faults_find_it_too(program: Program) -> None:
+    """What is planted needs no scene made for it: a few seeds of drawn faults end in a lie."""
+    shape = Shape(4, 1, 4.0)
+    assert any(play(seed, shape, program).violations for seed in range(8))
 
 
 def test_an_overlap_sliced_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
