@@ -258,18 +258,28 @@ class Forwarder:
             delivery = self._deliveries.get(life)
             if delivery is None:
                 delivery = self._deliveries[life] = self._begin(life)
-            for lane in Lane:
-                stop = self._source.stop_of(life, lane)
-                if stop:
-                    # Only others' records come late, in a range that a receipt covered already.
-                    released = self._source.released(life, lane) if self._relays else None
-                    delivery.on_grown(lane, stop, released)
+            self._compare(life, delivery)
         while len(self._deliveries) > max(_DELIVERIES_MAX, 2 * len(self._pending)):
             oldest = next(iter(self._deliveries))
             del self._deliveries[oldest]
             if oldest in self._pending:
                 self._deliveries[oldest] = self._begin(oldest)
         self._turn.set()
+
+    def _look_at_life(self, life: Life, delivery: Delivery) -> None:
+        """A receipt has come for one life: the others, which may be thousands, are as they were."""
+        self._dry -= {key for key in self._dry if key.life == life}
+        self._compare(life, delivery)
+        self._stir(life)
+
+    def _compare(self, life: Life, delivery: Delivery) -> None:
+        """Tells a delivery how far its source has come."""
+        for lane in Lane:
+            stop = self._source.stop_of(life, lane)
+            if stop:
+                # Only others' records come late, in a range that a receipt covered already.
+                released = self._source.released(life, lane) if self._relays else None
+                delivery.on_grown(lane, stop, released)
 
     def _begin(self, life: Life) -> Delivery:
         released = {lane: self._source.released(life, lane) for lane in Lane}
@@ -289,7 +299,7 @@ class Forwarder:
                 self._doubt(link, receipt.lane, refused)
                 if life in self._pending and refused.reason in _OUTDATED:
                     await self._disown(link, life, str(refused))
-            self._look()
+            self._look_at_life(life, delivery)
 
     def _judge(self, life: Life) -> Delivery | None:
         """Which delivery judges a receipt for a life; ``None`` where it concerns nobody here."""

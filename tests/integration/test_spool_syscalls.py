@@ -145,7 +145,7 @@ def test_no_space_for_a_batch(tmp_path: Path) -> None:
 def test_no_space_for_the_cursor(tmp_path: Path) -> None:
     """Row 16: nothing is unlinked before the cursor is durable, however often writing it fails."""
     folder, log = tmp_path / "spool", tmp_path / "log"
-    with child(folder, **ROTATES) as process:
+    with child(folder, retained_bytes_max=0, **ROTATES) as process:
         for _ in range(4):
             process.append(count=2)
         process.until(lambda _: len(batches(folder)) >= 3)
@@ -315,7 +315,7 @@ def place(call: Call) -> tuple[int, int]:
 def test_no_more_descriptors(tmp_path: Path, error: str) -> None:
     """Row 19: new work is refused, the cursor is kept; all goes on when there are some again."""
     folder = tmp_path / "spool"
-    with child(folder, **ROTATES) as process:
+    with child(folder, retained_bytes_max=0, **ROTATES) as process:
         for _ in range(4):
             process.append(count=2)
         process.until(lambda _: len(batches(folder)) >= 3)
