@@ -21,7 +21,7 @@ from typing import Final
 from mesh.ports import Arrival, Intake, Observer, Refusal
 from mesh.transfer.custody.custody import Custody, Outcome
 from nodes.gateway.events import ArrivalsPutOff, ReceiptsDelayed, Received
-from schemas.errors import LinkDown
+from schemas.errors import LinkDown, Refused
 
 __all__ = ["Reception"]
 
@@ -80,7 +80,7 @@ class Reception:
             return
         try:
             await self._intake.publish(receipts)
-        except LinkDown as failure:
+        except (LinkDown, Refused) as failure:
             self._observer.observe(ReceiptsDelayed(len(receipts), str(failure)))
             return
         await self._intake.accept([outcome.arrival for outcome in taken])

@@ -17,7 +17,7 @@ from mesh.transfer.custody.custody import Custody
 from mesh.transfer.custody.lane import LaneKey
 from mesh.transfer.source import Life
 from nodes.gateway.events import ReceiptsDelayed
-from schemas.errors import LinkDown
+from schemas.errors import LinkDown, Refused
 from schemas.messages import Receipt
 
 __all__ = ["Voice"]
@@ -73,7 +73,7 @@ class Voice:
                 await self._intake.publish(list(relays.values()))
             if stated:
                 await self._intake.publish(stated)
-        except LinkDown as failure:
+        except (LinkDown, Refused) as failure:
             self._observer.observe(ReceiptsDelayed(len(relays) + len(stated), str(failure)))
             await asyncio.sleep(_RETRY_SECONDS)
             return

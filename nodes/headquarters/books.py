@@ -245,7 +245,8 @@ class Books:
             if number not in self._looked:
                 self._observer.observe(LedgerRebuilt(number, held))
         self._looked.add(number)
-        life = Epoch(self._life.counter, int.from_bytes(self._entropy(8), "little"))
+        counter = max(self._life.counter, was.life.counter + bool(was.lanes))
+        life = Epoch(counter, int.from_bytes(self._entropy(8), "little"))
         # No file is named: all of them are where they belong.
         return ledger.store(
             replace(was, holder=self._holder, life=life, receipts=0, files=()), lanes

@@ -191,7 +191,7 @@ class Ingest:
                 if tidy:
                     await self.finish()
                 await self.ingest(arrivals)
-            except (LinkDown, DiskFailed, Conflict) as failure:
+            except (LinkDown, DiskFailed, Conflict, Refused) as failure:
                 tidy = True
                 self._observer.observe(IngestDelayed(str(failure)))
                 await asyncio.sleep(_RETRY_SECONDS)

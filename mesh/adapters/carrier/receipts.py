@@ -83,7 +83,7 @@ def _about(receipt: Receipt) -> tuple[object, ...]:
 def read_receipts(
     folder: CarriedFolder, site: str, node: str
 ) -> tuple[dict[str, Receipt], list[Flaw]]:
-    """The receipts of a node, by the names of their files, and what else is there.
+    """The receipts of a node, oldest first, by the names of their files; and what else is there.
 
     Args:
         folder: of the receipts.
@@ -109,7 +109,9 @@ def read_receipts(
                 found[name] = _read(folder, name, site, node)
             except (FileNotFoundError, Refused, DiskFailed) as wrong:
                 flaws.append(Flaw(path, str(wrong)))
-    return found, flaws
+    # What an earlier life of a holder states may be gone: the later ones have the last word.
+    in_order = sorted(found.items(), key=lambda item: (item[1].life.counter, item[1].number))
+    return dict(in_order), flaws
 
 
 def _read(folder: CarriedFolder, name: str, site: str, node: str) -> Receipt:
