@@ -117,6 +117,7 @@ def test_a_stick_goes_there_and_back(tmp_path: Path) -> None:
     assert _carry("out", stick, edge)["batches"] <= 2, "what is released leaves the stick"
 
 
+@pytest.mark.slow
 def test_a_running_edge_takes_its_receipts(tmp_path: Path) -> None:
     """The node has the spool: it finds them in its inbox, releases, and goes on."""
     stick = tmp_path / "stick"

@@ -27,7 +27,7 @@ _STEPS = {
 }
 
 
-@pytest.mark.parametrize("heir", ["main", "other"])
+@pytest.mark.parametrize("heir", ["main", pytest.param("other", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_crash_between_any_two_steps(*, after: bool, heir: str, tmp_path: Path) -> None:
     """For each call that the worker makes: it is killed there, and the next one goes on.
