@@ -20,16 +20,12 @@ import typer
 
 from mesh.adapters.carrier.inbox import CarriedReceipts
 from mesh.adapters.carrier.medium import SystemMedium
-from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
-from mesh.adapters.jetstream.session import SessionSettings
 from mesh.adapters.mqtt.broker import MqttBroker
-from mesh.adapters.mqtt.link import MqttLink, MqttLinkSettings
 from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, boot_id, entropy, machine_id
 from mesh.adapters.thread import LoopThread
-from mesh.ports import Link
 from mesh.spool.batch import Labels
 from mesh.spool.events import PackerLost
 from mesh.spool.packing import Packer
@@ -37,7 +33,8 @@ from mesh.spool.spool import Resources, Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
 from nodes import config
 from nodes.commands.endpoints import password, registry, tls_context
-from nodes.commands.process import Ending, fail, log_to_stderr, run_role
+from nodes.commands.process import Ending, fail, first_of, log_to_stderr, run_role
+from nodes.commands.uplinks import open_link
 from nodes.edge.edge import Edge, EdgeParts, state_publication
 from nodes.edge.inference import Inference, Place
 from nodes.edge.loading import load_rules
@@ -71,7 +68,7 @@ def edge(
 
         run_role(lambda ending: _run(config.load(file).for_edge(), ending), check)
     except* MeshError as errors:
-        fail(_first(errors))
+        fail(first_of(errors))
 
 
 def _check_renewal(now: EdgeSettings, new: EdgeSettings) -> None:
@@ -89,15 +86,6 @@ def _check_renewal(now: EdgeSettings, new: EdgeSettings) -> None:
     for endpoint in endpoints:
         tls_context(endpoint)
         password(endpoint)
-
-
-def _first(errors: BaseExceptionGroup[MeshError]) -> MeshError:
-    """The first error of a group of groups."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, MeshError), "the group holds nothing else"
-    return error
 
 
 async def _run(settings: EdgeSettings, ending: Ending) -> None:
@@ -245,10 +233,11 @@ async def _forwarder(
     outdated: Callable[[], None],
 ) -> Forwarder:
     node = settings.node
-    uplinks = [
-        Uplink(await _link(settings, uplink, clock, rng, stack), uplink.rule())
-        for uplink in settings.uplinks
-    ]
+    uplinks = []
+    for uplink in settings.uplinks:
+        client_id = f"holdfast-{node.site}-{node.name}-{uplink.name}"
+        link = await open_link(uplink, client_id, (node.site, node.name), clock, rng, stack)
+        uplinks.append(Uplink(link, uplink.rule()))
     source = SpoolSource(node.site, node.name, spool)
     state, worker = node.state_directory, stack.enter_context(ThreadPoolExecutor(1, "carried"))
     disk = SystemDisk(state)
@@ -261,37 +250,6 @@ async def _forwarder(
         spent=read_spent(disk),
         inboxes=[carried],
     )
-
-
-async def _link(
-    settings: EdgeSettings,
-    uplink: UplinkSection,
-    clock: SystemClock,
-    rng: random.Random,
-    stack: AsyncExitStack,
-) -> Link:
-    assert uplink.url is not None, "the configuration was checked"
-    if uplink.kind == "mqtt":
-        there = MqttSettings(
-            uplink.host,
-            uplink.port,
-            f"holdfast-{settings.node.site}-{settings.node.name}-{uplink.name}",
-            uplink.username,
-            password(uplink) or None,
-            tls_context(uplink),
-        )
-        mqtt = MqttLinkSettings(uplink.name, there, settings.node.site, settings.node.name)
-        return await stack.enter_async_context(MqttLink(mqtt, clock, rng))
-    session = SessionSettings(
-        uplink.name,
-        uplink.urls,
-        uplink.username or "",
-        password(uplink),
-        tls_context(uplink),
-        reconnect_seconds_max=uplink.reconnect_seconds_max,
-    )
-    own = LinkSettings(session, settings.node.site, settings.node.name)
-    return await stack.enter_async_context(JetStreamLink(own, clock, rng))
 
 
 def _tell(severity: Severity, text: str) -> None:

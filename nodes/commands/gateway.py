@@ -11,30 +11,27 @@ from typing import Annotated, Final
 import typer
 
 from mesh.adapters.jetstream.intake import IntakeSettings, JetStreamIntake
-from mesh.adapters.jetstream.link import JetStreamLink, LinkSettings
 from mesh.adapters.jetstream.session import SessionSettings
 from mesh.adapters.mqtt.intake import MqttIntake, MqttIntakeSettings
-from mesh.adapters.mqtt.link import MqttLink, MqttLinkSettings
-from mesh.adapters.mqtt.settings import MqttSettings
 from mesh.adapters.registry import TinyRegistry
 from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, entropy, machine_id
 from mesh.adapters.thread import LoopThread
-from mesh.ports import Intake, Link
+from mesh.ports import Intake
 from mesh.transfer.custody.custody import Custody
 from mesh.transfer.custody.settings import CustodyResources, CustodySettings
 from mesh.transfer.delivery import DeliverySettings
 from nodes import config
 from nodes.commands.endpoints import password, tls_context
-from nodes.commands.process import Ending, LogObserver, fail, log_to_stderr, run_role
+from nodes.commands.process import Ending, LogObserver, fail, first_of, log_to_stderr, run_role
+from nodes.commands.uplinks import mqtt_settings, open_link
 from nodes.forwarder import Forwarder, Uplink
 from nodes.gateway.events import Received
 from nodes.gateway.gateway import Gateway
 from nodes.gateway.hearing import Hearing
-from nodes.gateway_section import GatewayMqttSection
 from nodes.links_file import LinksFile, read_spent
-from nodes.settings import GatewaySection, GatewaySettings, UplinkSection
+from nodes.settings import GatewaySection, GatewaySettings
 from schemas.errors import ConfigurationInvalid, MeshError
 from schemas.messages import Severity
 
@@ -58,7 +55,7 @@ def gateway(
 
         run_role(lambda ending: _serve(config.load(file).for_gateway(), ending), check)
     except* MeshError as errors:
-        fail(_first(errors))
+        fail(first_of(errors))
 
 
 def _check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
@@ -76,15 +73,6 @@ def _check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
         password(endpoint)
 
 
-def _first(errors: BaseExceptionGroup[MeshError]) -> MeshError:
-    """The first error of a group of groups."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, MeshError), "the group holds nothing else"
-    return error
-
-
 async def _serve(settings: GatewaySettings, ending: Ending) -> None:
     section = settings.gateway
     clock = SystemClock()
@@ -96,10 +84,11 @@ async def _serve(settings: GatewaySettings, ending: Ending) -> None:
         custody = await _open_custody(section, clock, rng, observer, stack)
         stack.push_async_callback(custody.close)
         intakes = await _intakes(section, clock, rng, stack)
-        uplinks = [
-            Uplink(Hearing(await _link(uplink, section, clock, rng, stack), custody), uplink.rule())
-            for uplink in settings.uplinks
-        ]
+        uplinks = []
+        for uplink in settings.uplinks:
+            client_id = f"holdfast-gateway-{section.name}-{uplink.name}"
+            link = await open_link(uplink, client_id, (None, None), clock, rng, stack)
+            uplinks.append(Uplink(Hearing(link, custody), uplink.rule()))
         forwarder = Forwarder(
             custody,
             uplinks,
@@ -184,7 +173,7 @@ async def _intakes(
     broker = section.mqtt()
     if broker is not None:
         settings = MqttIntakeSettings(
-            section.name, _mqtt(broker, f"holdfast-gateway-{section.name}")
+            section.name, mqtt_settings(broker, f"holdfast-gateway-{section.name}")
         )
         intakes.append(await stack.enter_async_context(MqttIntake(settings, clock, rng)))
     registry = TinyRegistry(SystemDisk(section.state_directory), "registry.json", LogObserver())
@@ -204,44 +193,6 @@ async def _start_server(section: GatewaySection, rng: random.Random, stack: Asyn
     )
     server = await stack.enter_async_context(EmbeddedServer(settings, rng))
     return server.client_url
-
-
-async def _link(
-    uplink: UplinkSection,
-    section: GatewaySection,
-    clock: SystemClock,
-    rng: random.Random,
-    stack: AsyncExitStack,
-) -> Link:
-    """An uplink that hears the receipts for every origin."""
-    assert uplink.url is not None, "the configuration was checked"
-    if uplink.kind == "mqtt":
-        broker = _mqtt(uplink, f"holdfast-gateway-{section.name}-{uplink.name}")
-        return await stack.enter_async_context(
-            MqttLink(MqttLinkSettings(uplink.name, broker, None, None), clock, rng)
-        )
-    session = SessionSettings(
-        uplink.name,
-        uplink.urls,
-        uplink.username or "",
-        password(uplink),
-        tls_context(uplink),
-        reconnect_seconds_max=uplink.reconnect_seconds_max,
-    )
-    return await stack.enter_async_context(
-        JetStreamLink(LinkSettings(session, None, None), clock, rng)
-    )
-
-
-def _mqtt(endpoint: UplinkSection | GatewayMqttSection, client_id: str) -> MqttSettings:
-    return MqttSettings(
-        endpoint.host,
-        endpoint.port,
-        client_id,
-        endpoint.username,
-        password(endpoint) or None,
-        tls_context(endpoint),
-    )
 
 
 class _Log:

@@ -18,7 +18,16 @@ from typing import Final, NoReturn
 from mesh.adapters.system import SystemClock
 from schemas.errors import MeshError
 
-__all__ = ["Ending", "LogObserver", "escaped", "fail", "log_to_stderr", "run_role", "told"]
+__all__ = [
+    "Ending",
+    "LogObserver",
+    "escaped",
+    "fail",
+    "first_of",
+    "log_to_stderr",
+    "run_role",
+    "told",
+]
 
 _LOGGER: Final = logging.getLogger("holdfast")
 
@@ -82,6 +91,15 @@ async def _run_once(role: Callable[[Ending], Awaitable[None]], check: Callable[[
     loop.add_signal_handler(signal.SIGHUP, renew)
     await role(ending)
     return ending.reload
+
+
+def first_of(errors: BaseExceptionGroup[MeshError]) -> MeshError:
+    """The first error of a group of groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MeshError), "the group holds nothing else"
+    return error
 
 
 def log_to_stderr(level: str) -> None:
