@@ -57,6 +57,7 @@ _CHAINS_KEPT: Final = 1024
 _PARKED_MAX: Final = 256
 _PARKED_SECONDS: Final = 3600.0
 _NOT_BEFORE_SECONDS_MAX: Final = 600.0
+_SILENT_SECONDS: Final = 3600.0
 _PAST_LIVES_MAX: Final = 16
 _UNANSWERED_MAX: Final = 4096
 _PATIENCE_DOUBLINGS_MAX: Final = 3
@@ -145,6 +146,7 @@ class _Stated(NamedTuple):
     life: Epoch
     number: int
     numbers: Ranges
+    at: float
 
 
 @dataclass(slots=True)
@@ -170,8 +172,8 @@ class _Lane:
     resends: int = 0
     chains: dict[int, bytes] = field(default_factory=dict)
     receipts: dict[str, _Stated] = field(default_factory=dict)
-    past: dict[tuple[str, Epoch], None] = field(default_factory=dict)
-    """Lives of holders that are over: what comes of them is late."""
+    past: dict[tuple[str, Epoch], int] = field(default_factory=dict)
+    """The last number that was heard of lives of holders that another one followed."""
 
     @property
     def taken(self) -> Ranges:
@@ -196,11 +198,27 @@ class _Lane:
         """Whether a batch is on its way to find out whether receipts come again."""
         return self.in_vain > 0 and (bool(self.under_way) or self.accepted_at is not None)
 
-    def end_life(self, holder: str, life: Epoch) -> None:
+    def end_life(self, holder: str, known: _Stated) -> None:
         """A holder has begun another life."""
-        self.past[holder, life] = None
+        self.past[holder, known.life] = known.number
         if len(self.past) > _PAST_LIVES_MAX:
             del self.past[next(iter(self.past))]
+
+    def is_late(self, receipt: Receipt, now: float) -> bool:
+        """Whether a receipt is of a life that is over.
+
+        Receipts overtake each other: which life came last says little. One that says something new
+        is the holder's present life if it began after the one that took its place, or if that one
+        has fallen silent: a holder that was restored from a copy may count its lives from less.
+        """
+        heard = self.past.get((receipt.holder, receipt.life))
+        if heard is None:
+            return False
+        known = self.receipts.get(receipt.holder)
+        if receipt.number <= heard or known is None:
+            return receipt.number <= heard
+        silent = now - known.at >= _SILENT_SECONDS
+        return receipt.life.counter <= known.life.counter and not silent
 
     def count_try(self, start: int, tries_max: int) -> bool:
         """A batch was sent for nothing; whether that was its last try."""
@@ -544,7 +562,7 @@ class Delivery:
         """
         self._check(receipt, durable)
         state = self._lanes[receipt.lane]
-        if (receipt.holder, receipt.life) in state.past:
+        if state.is_late(receipt, now):
             return Released(receipt.lane, _NONE, receipt.holder)
         stated = Ranges.of([(0, receipt.watermark)]) | receipt.held
         known = state.receipts.get(receipt.holder)
@@ -553,9 +571,10 @@ class Delivery:
         if newest:
             lost = self._lost(state, receipt, known, stated, held_before)
             if known is not None and known.life != receipt.life:
-                state.end_life(receipt.holder, known.life)
+                state.end_life(receipt.holder, known)
+            state.past.pop((receipt.holder, receipt.life), None)
             state.receipts.pop(receipt.holder, None)
-            state.receipts[receipt.holder] = _Stated(receipt.life, receipt.number, stated)
+            state.receipts[receipt.holder] = _Stated(receipt.life, receipt.number, stated, now)
             if receipt.credit_bytes:
                 self._credit = receipt.credit_bytes
             if receipt.not_before_ms:

@@ -212,6 +212,36 @@ def test_an_older_receipt_changes_nothing_and_a_new_life_may_count_anew() -> Non
     assert Lane.EVENTS not in delivery.lanes_due(59.0)
 
 
+@pytest.mark.parametrize("order", [(3, 2, 3), (2, 3, 2, 3)], ids=["overtaken", "interleaved"])
+def test_the_life_that_began_last_is_the_present_one_in_whatever_order_receipts_come(
+    order: tuple[int, ...],
+) -> None:
+    """A holder made its ledger anew twice, and the receipts overtook each other."""
+    delivery = _delivery()
+    _sent(delivery, (0, 2), (2, 4), (4, 6))
+    for number, life in enumerate(order, start=1):
+        delivery.on_receipt(receipt_of(2, number=number, life=Epoch(life, life)), 6, 1.0)
+    late = delivery.on_receipt(receipt_of(4, number=9, life=Epoch(2, 2)), 6, 2.0)
+    present = delivery.on_receipt(receipt_of(6, number=10, life=Epoch(3, 3)), 6, 3.0)
+    assert (late.numbers, present.numbers) == (Ranges(), Ranges.of([(0, 6)]))
+
+
+def test_a_holder_that_counts_its_lives_from_less_is_believed_when_the_other_is_silent() -> None:
+    """It was restored from a copy; a receipt of the life before it came once more."""
+    delivery = _delivery()
+    _sent(delivery, (0, 2), (2, 4))
+    before, restored = Epoch(5, 0), Epoch(3, 1)
+    delivery.on_receipt(receipt_of(1, number=7, life=before), 4, 1.0)
+    delivery.on_receipt(receipt_of(1, number=1, life=restored), 4, 2.0)
+    delivery.on_receipt(receipt_of(1, number=8, life=before), 4, 3.0)
+    doubted = delivery.on_receipt(receipt_of(4, number=2, life=restored), 4, 4.0)
+    believed = delivery.on_receipt(receipt_of(4, number=3, life=restored), 4, 4000.0)
+    repeated = delivery.on_receipt(receipt_of(1, number=8, life=before), 4, 4001.0)
+    assert doubted.numbers == Ranges()
+    assert believed.numbers == Ranges.of([(0, 4)])
+    assert repeated.lost == Ranges()
+
+
 def test_the_same_receipt_again_releases_nothing_more() -> None:
     """Idempotent, and re-requestable."""
     delivery = _delivery()
