@@ -56,7 +56,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._spent_ns: int | None = None
         self._queues: dict[Executor | None, deque[Callable[[], None]]] = {}
         super().__init__(_JumpingSelector(self))
-        self._pass(0)
+        self._set_resolution()
 
     def __repr__(self) -> str:
         return f"<VirtualLoop at {self.time():.9f} s>"
@@ -133,9 +133,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _pass(self, nanoseconds: int) -> None:
         self._ns += nanoseconds
+        if self._ns >= self._doubles_ns:
+            self._set_resolution()
+
+    def _set_resolution(self) -> None:
         # The loop runs a timer that is due within its resolution. After four months of seconds as
         # floats a nanosecond is less than they can tell, and a timer would be about due for ever.
-        self._clock_resolution = max(1 / _NS, 2 * math.ulp(self.time()))
+        # What a float can tell doubles no sooner than time does.
+        self._doubles_ns = max(_NS, 2 * self._ns)
+        self._clock_resolution = max(1 / _NS, 4 * math.ulp(self.time()))
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -19,6 +19,7 @@ since the files tell of it.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -414,19 +415,23 @@ class Chores:
 
     async def _evict(self) -> None:
         """Gives up what does not fit, and lets those lanes refuse that never give up anything."""
-        evictions = plan(self.shelves(), self._settings.lanes, self.used_bytes(), self.bytes_max())
+        shelves = self.shelves()
+        evictions = plan(shelves, self._settings.lanes, self.used_bytes(), self.bytes_max())
         given_up = [Shelved(item.epoch, item.lane, item.batch) for item in evictions]
         await self.losses.give_up(given_up, Explained.EVICTED)
-        self._refuse_where_full()
+        self._refuse_where_full(self.shelves() if evictions else shelves)
 
-    def _refuse_where_full(self) -> None:
+    def _refuse_where_full(self, shelves: Sequence[Shelf]) -> None:
         used, allowed = self.used_bytes(), self.bytes_max()
+        shelved = Counter[Lane]()
+        for one in shelves:
+            shelved[one.lane] += one.bytes
         self._full = used > allowed
         for lane, state in self._lives[self._identity.epoch].items():
             settings = self._settings.lanes[lane]
             if not settings.enabled:
                 continue
-            held = sum(one.bytes for one in self.shelves() if one.lane is lane)
+            held = shelved[lane]
             state.refuses = ""
             if settings.when_full is WhenFull.REFUSE and lane is not Lane.ACCOUNT:
                 if settings.bytes_max is not None and held >= settings.bytes_max:

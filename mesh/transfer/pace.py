@@ -11,8 +11,9 @@ A part takes at most a quarter of a second at that rate, and what is under way a
 on a short path: so something urgent never waits long behind history. That is more than such a path
 holds, so a rate that has become too low shows itself, and grows. On a longer path the window is
 larger by what the path itself takes: what travels delays nobody. While the rate still grows from
-round trip to round trip it is as large as it may ever be, two seconds, so that a fast link is found
-soon. Before anything is measured one small part goes; after a break the measuring begins anew.
+round trip to round trip it is three of the shortest round trips where those are longer, two seconds
+at most, so that each shows a rate up to three times as high, and a fast link is found soon. Before
+anything is measured one small part goes; after a break the measuring begins anew.
 """
 
 from collections import deque
@@ -30,6 +31,7 @@ _UNEXPLAINED: Final = 0.1
 _DECAY: Final = 0.1
 _GROWTH: Final = 1.1
 _FLAT_ROUNDS: Final = 3
+_GROWING_ROUND_TRIPS: Final = 3
 _MEMORY_SECONDS: Final = 3.0
 _INTERVAL_SECONDS_MIN: Final = 1e-4
 _UNDER_WAY_MAX: Final = 65_536
@@ -70,6 +72,7 @@ class _Reach:
 
     def __init__(self) -> None:
         self._path = 0.0
+        self._shortest = _EXTRA_SECONDS_MAX
         self._flat_rounds = 0
         self._round_accepted = 0
         self._round_rate = 0.0
@@ -77,11 +80,14 @@ class _Reach:
     @property
     def seconds(self) -> float:
         """Between half of one and two."""
-        growing = self._flat_rounds < _FLAT_ROUNDS
-        return _WINDOW_SECONDS + (_EXTRA_SECONDS_MAX if growing else self._path)
+        if self._flat_rounds >= _FLAT_ROUNDS:
+            return _WINDOW_SECONDS + self._path
+        growing = _GROWING_ROUND_TRIPS * self._shortest
+        return max(_WINDOW_SECONDS, min(growing, _WINDOW_SECONDS + _EXTRA_SECONDS_MAX))
 
-    def on_accepted(self, sent: _Sent, accepted: int, rate: float) -> None:
+    def on_accepted(self, sent: _Sent, took: float, accepted: int, rate: float) -> None:
         """A round trip is over when a part was accepted that was sent after the last one was."""
+        self._shortest = min(self._shortest, took)
         if sent.accepted < self._round_accepted:
             return
         self._round_accepted = accepted
@@ -181,7 +187,7 @@ class Pace:
         if full:
             explained = (self._accepted - sent.accepted) / rate
             self._reach.on_full(now - sent.at, explained, size / self.window_bytes)
-        self._reach.on_accepted(sent, self._accepted, rate)
+        self._reach.on_accepted(sent, now - sent.at, self._accepted, rate)
 
     def on_lost(self, size: int) -> None:
         """A part was refused, or nobody knows what became of it: it says nothing of the rate."""

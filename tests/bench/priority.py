@@ -84,6 +84,7 @@ async def _measure(root: Path, megabytes: int) -> dict[str, Any]:
         "link_bytes_per_second": round(carried),
         "alarm_seconds": round(max(alarms), 2),
         "alarm_seconds_median": round(median(alarms), 2),
+        "alarm_seconds_each": [round(seconds, 2) for seconds in alarms],
         "live_seconds": round(max(live), 2),
         "live_seconds_median": round(median(live), 2),
         "decide_ms_p50": round(median(loaded), 3),

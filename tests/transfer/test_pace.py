@@ -113,6 +113,17 @@ def test_sizes_keep_their_bounds(rate: float, latency: float, burst: float) -> N
         assert pace.part_bytes <= pace.window_bytes <= max(PART_BYTES_MIN, 2 * pace.rate)
 
 
+@pytest.mark.parametrize("rate", [2_000.0, 8_000.0, 100_000.0])
+def test_a_link_that_just_came_up_makes_nothing_urgent_wait(rate: float) -> None:
+    """The first seconds, in which the rate is still being found, on a short and narrow path."""
+    pipe = Pipe(rate, 0.03)
+    pipe.send(280)
+    busy, longest = pipe.drain(15.0)
+    assert busy > 0.8
+    # The one part that is sent before anything is known may take longer.
+    assert longest <= max(1.0, (280 + 4 * KIB) / rate)
+
+
 @pytest.mark.parametrize(("rate", "latency"), [(64 * KBIT, 0.05), (1e6, 0.02), (1e7, 0.2)])
 def test_on_a_short_path_something_urgent_waits_half_a_second(rate: float, latency: float) -> None:
     """An alarm behind an endless backlog, on links as people have them."""
