@@ -37,6 +37,7 @@ START_WALL_NS: Final = 1_767_225_600_000_000_000
 """2026-01-01 in UTC: when a simulated world begins unless it is told otherwise."""
 
 _NS: Final = 1_000_000_000
+_TURNS_A_LOOK: Final = 64
 
 
 class Stalled(RuntimeError):
@@ -145,14 +146,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Looks at the real descriptors without waiting (a signal comes that way), then jumps."""
+    """Looks at the real descriptors now and then (a signal comes that way); otherwise jumps."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
+        self._turns += 1
+        events: list[tuple[selectors.SelectorKey, int]] = []
+        if timeout is None or self._turns % _TURNS_A_LOOK == 0:
+            events = super().select(0)
         if events:
             return events
         if timeout is None:

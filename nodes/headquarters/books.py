@@ -35,6 +35,7 @@ from schemas.stored import LaneLedger, PartitionLedger
 __all__ = ["ArchiveMissing", "Books", "LedgerRebuilt", "Loaded", "Shelves"]
 
 _T = TypeVar("_T")
+_DECODED_LANES_MAX: Final = 65_536
 _DOUBT_SECONDS: Final = 1.0
 
 
@@ -131,6 +132,8 @@ class Books:
         self._observer = observer
         self._looked: set[int] = set()
         self._published: dict[int, tuple[str, ...]] = {}
+        # What this worker read or wrote last, so that it need not be decoded again.
+        self._decoded: dict[int, tuple[bytes, PartitionLedger]] = {}
 
     async def load(self, number: int) -> Loaded:
         """A partition's ledger, all files that it names published.
@@ -167,10 +170,21 @@ class Books:
             if not made.lanes and not loaded.stored.version:
                 return made
             try:
-                await self._store.compare_and_set(number, loaded.stored.version, wire.encode(made))
+                await self.write(number, loaded.stored, made)
             except Conflict:
                 continue
             return made
+
+    async def write(self, number: int, before: Stored, made: PartitionLedger) -> None:
+        """Puts a ledger into the place of the one that was loaded.
+
+        Raises:
+            Conflict: another worker has replaced that meanwhile.
+            LinkDown: nobody knows whether it is written.
+        """
+        state = wire.encode(made)
+        await self._store.compare_and_set(number, before.version, state)
+        self._remember(number, state, made)
 
     async def is_committed(self, number: int, name: str) -> bool:
         """Whether the ledger names a commit; where it does not, it never will.
@@ -182,9 +196,8 @@ class Books:
             loaded = await self.look(number)
             if name in loaded.ledger.files:
                 return True
-            state = wire.encode(loaded.ledger)
             try:
-                await self._store.compare_and_set(number, loaded.stored.version, state)
+                await self.write(number, loaded.stored, loaded.ledger)
             except Conflict:
                 continue
             return False
@@ -198,13 +211,26 @@ class Books:
         stored = await self._store.load(number)
         if not stored.version:
             return Loaded(stored, PartitionLedger(self._holder, self._life))
+        known = self._decoded.get(number)
+        if known is not None and known[0] == stored.state:
+            return Loaded(stored, known[1])
         try:
-            return Loaded(stored, wire.decode_as(PartitionLedger, stored.state))
+            found = wire.decode_as(PartitionLedger, stored.state)
         except Refused as wrong:
             raise StoreUnusable(
                 f"the ledger of partition {number} cannot be read ({wrong}): it is of a newer "
                 "version, or damaged"
             ) from wrong
+        self._remember(number, stored.state, found)
+        return Loaded(stored, found)
+
+    def _remember(self, number: int, state: bytes, decoded: PartitionLedger) -> None:
+        self._decoded.pop(number, None)
+        self._decoded[number] = state, decoded
+        lanes = sum(len(known.lanes) for _, known in self._decoded.values())
+        while lanes > _DECODED_LANES_MAX:
+            _, oldest = self._decoded.pop(next(iter(self._decoded)))
+            lanes -= len(oldest.lanes)
 
     async def _publish(self, number: int, files: tuple[str, ...]) -> None:
         known = self._published.get(number, ())

@@ -43,7 +43,6 @@ from nodes.headquarters.credit import Room, credit
 from nodes.headquarters.linger import Linger
 from nodes.headquarters.rows import Rows, accounts, rows_of
 from nodes.headquarters.verification import Parsed, Verified, open_all, parse_all, portions
-from schemas import wire
 from schemas.errors import Conflict, DiskFailed, LinkDown, Refused, RefusedBecause
 from schemas.limits import PARTITIONS
 from schemas.messages import Epoch, Lane, Receipt, Severity, Stage
@@ -151,7 +150,6 @@ class Ingest:
     ) -> None:
         self._books = Books(holder, life, store, archive, executor, entropy, observer)
         self._intake = intake
-        self._store = store
         self._archive = archive
         self._clock = clock
         self._entropy = entropy
@@ -316,7 +314,7 @@ class Ingest:
     async def _set(self, number: int, stored: Stored, made: PartitionLedger, name: str) -> bool:
         """Whether the ledger now counts this commit as held."""
         try:
-            await self._store.compare_and_set(number, stored.version, wire.encode(made))
+            await self._books.write(number, stored, made)
         except Conflict:
             taken = False
         except LinkDown:
@@ -344,8 +342,7 @@ class Ingest:
             ]
             await self._intake.publish(self._granted(receipts))
             try:
-                state = wire.encode(told)
-                await self._store.compare_and_set(number, loaded.stored.version, state)
+                await self._books.write(number, loaded.stored, told)
             except Conflict:
                 continue
 
