@@ -55,6 +55,7 @@ __all__ = [
     "Batch",
     "Labels",
     "Opened",
+    "chain_inside",
     "has_columns",
     "open_batch",
     "open_records",
@@ -277,14 +278,34 @@ def open_batch(batch: Batch) -> Opened:
     if header.schema != SCHEMA or header.sealed:
         raise Refused(RefusedBecause.BAD_VERSION, f"{header}: schema {header.schema!r}, or sealed")
     opened = _open_body(batch)
+    if _lead(header, opened, header.frames) != header.chain_after:
+        raise Refused(RefusedBecause.BAD_CHAIN, f"{header}: the records do not lead to its chain")
+    return opened
+
+
+def chain_inside(header: BatchHeader, opened: Opened, number: int) -> bytes | None:
+    """The chain before a number of a batch; ``None`` where no frame begins with that number.
+
+    Args:
+        header: of the batch, in which no number is missing.
+        opened: its records.
+        number: as ``first < number <= last``.
+    """
+    ends = list(accumulate(header.frames))
+    if number - header.first not in ends:
+        return None
+    frames = header.frames[: ends.index(number - header.first) + 1]
+    return _lead(header, opened, frames)
+
+
+def _lead(header: BatchHeader, opened: Opened, frames: Sequence[int]) -> bytes:
+    """Where the chain leads over the first frames of a batch, of so many records each."""
     view = memoryview(opened.raw)
-    ends = opened.bounds[[0, *accumulate(header.frames)]]
+    ends = opened.bounds[[0, *accumulate(frames)]]
     link = header.chain_before
     for start, stop in pairwise(ends.tolist()):
         link = chain(link, view[start:stop])
-    if link != header.chain_after:
-        raise Refused(RefusedBecause.BAD_CHAIN, f"{header}: the records do not lead to its chain")
-    return opened
+    return link
 
 
 def _open_body(batch: Batch) -> Opened:

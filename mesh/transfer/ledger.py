@@ -11,16 +11,16 @@ Rules. A number is taken once, however often it comes. *Delivered beats explaine
 late in an explained range is still taken. An account replaces the older ones of its lane and epoch,
 by its statement number; what a later life of the spool states of an earlier one stands beside what
 that one stated itself. The *watermark* is the least number that is neither held nor explained by
-its own life. The
-chain is compared where a batch begins at, or passes over, the number up to which the ledger knows
-it: the same numbers with another chain are other records, and are refused as ``bad_chain``.
+its own life. The chain is compared where a batch begins at, ends at, or passes over, the number up
+to which the ledger knows it: the same numbers with another chain are other records, and are refused
+as ``bad_chain``.
 
 The state is a few integers and ranges, so it costs the same after an hour and after a year. It is
 bounded: what would tear a ledger into more than ``LEDGER_SPANS_MAX`` spans, or a partition into
 more than ``LEDGER_LANES_MAX`` ledgers, is refused as ``full`` and may be offered again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
@@ -119,15 +119,27 @@ def check_room(lanes: int) -> None:
         raise Refused(RefusedBecause.FULL, f"{lanes} ledgers, at most {LEDGER_LANES_MAX}")
 
 
-def take(ledger: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
+def take(
+    ledger: LaneLedger,
+    header: BatchHeader,
+    now_wall_ns: int,
+    inside: Callable[[int], bytes | None] | None = None,
+) -> Taken:
     """Takes the numbers of a batch whose body has been verified against its header.
+
+    Args:
+        ledger: what was known before.
+        header: of the batch.
+        now_wall_ns: when it is taken, UTC.
+        inside: the chain before a number inside the batch, ``None`` where no frame begins with it.
+            Who cannot open the batch hands over nothing: only its ends are compared.
 
     Raises:
         Refused: ``bad_chain``, when it names other records by numbers that are already held;
         ``out_of_range``, when it jumps further ahead than a lane ever could; ``full``, when what is
         held would have too many holes.
     """
-    _check_chain(ledger, header)
+    _check_chain(ledger, header, inside)
     _check_jump(ledger, header)
     new = header.present - ledger.held
     duplicates = header.count - len(new)
@@ -161,18 +173,25 @@ def _check_jump(ledger: LaneLedger, header: BatchHeader) -> None:
         )
 
 
-def _check_chain(ledger: LaneLedger, header: BatchHeader) -> None:
-    if ledger.chain_at == header.first:
-        theirs = header.chain_before
-    elif ledger.chain_at == header.last + 1:
+def _check_chain(
+    ledger: LaneLedger, header: BatchHeader, inside: Callable[[int], bytes | None] | None
+) -> None:
+    at = ledger.chain_at
+    is_whole = header.count == header.last + 1 - header.first
+    if at == header.first:
+        theirs: bytes | None = header.chain_before
+    elif at == header.last + 1:
         theirs = header.chain_after
+    elif inside is not None and is_whole and header.first < at <= header.last:
+        theirs = inside(at)
     else:
         return
     if theirs != ledger.chain:
+        said = theirs.hex() if theirs is not None else "unknown, no frame begins there"
         raise Refused(
             RefusedBecause.BAD_CHAIN,
-            f"{header}: its chain at {ledger.chain_at} is {theirs.hex()}, but the records that are "
-            f"held lead to {ledger.chain.hex()}: the same numbers name other records",
+            f"{header}: its chain at {at} is {said}, but the records that are held lead to "
+            f"{ledger.chain.hex()}: the same numbers name other records",
         )
 
 

@@ -396,7 +396,7 @@ def _plan(partition: PartitionLedger, group: Sequence[Verified], now_wall_ns: in
         header = opened.header
         key = (header.site, header.node, header.epoch, header.lane)
         try:
-            outcome = ledger.take(look(key), header, now_wall_ns)
+            outcome = ledger.take(look(key), header, now_wall_ns, opened.chain_inside)
             touched = {key: outcome.ledger}
             fresh = (
                 rows_of(header, outcome.new, opened.records, opened.shown) if outcome.new else None

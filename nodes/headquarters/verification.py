@@ -35,6 +35,10 @@ class Verified:
     records: Opened
     shown: Shown | None
 
+    def chain_inside(self, number: int) -> bytes | None:
+        """The chain before a number inside the batch; ``None`` where no frame begins with it."""
+        return batches.chain_inside(self.header, self.records, number)
+
 
 def parse_all(arrivals: Sequence[Arrival]) -> list[tuple[Arrival, Batch | Refused]]:
     """The first half: all but the bodies."""

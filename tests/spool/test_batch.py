@@ -68,6 +68,21 @@ def test_any_frames_make_a_batch(counts: list[int], first: int) -> None:
     assert set(found.header.present) == set(range(first, first + sum(counts)))
 
 
+def test_the_chain_is_known_where_a_frame_begins() -> None:
+    """And nowhere else: there other records would have to have been cut otherwise."""
+    _, frames, bodies = chained([2, 1, 3], first=7)
+    packed = batch.parse(batch.pack(Labels("s", "n"), frames, bodies).data)
+    opened = batch.open_batch(packed)
+    found = {n: batch.chain_inside(packed.header, opened, n) for n in range(8, 13)}
+    assert found == {
+        8: None,
+        9: frames[1].chain_before,
+        10: frames[2].chain_before,
+        11: None,
+        12: None,
+    }
+
+
 def test_every_bit_flip_is_refused() -> None:
     """Row 8: reserved bytes too."""
     for bit in range(8 * len(MADE.data)):

@@ -131,6 +131,19 @@ def test_other_records_under_known_numbers_are_refused(span: tuple[int, int]) ->
     assert ledger.take(known, header(*span), 0).ledger.held.end == max(5, span[1])
 
 
+def test_other_records_are_seen_where_a_batch_passes_over_what_is_known() -> None:
+    """A clone cuts its batches elsewhere. Who cannot open a batch sees its ends alone."""
+    known = ledger.take(EMPTY, header(0, 5), 0).ledger
+    forged = header(3, 9, salt="forged")
+    with pytest.raises(Refused, match="at 5 is") as refused:
+        ledger.take(known, forged, 0, lambda number: chain_at(number, "forged"))
+    assert refused.value.reason is RefusedBecause.BAD_CHAIN
+    with pytest.raises(Refused, match="no frame begins there"):
+        ledger.take(known, forged, 0, lambda _: None)
+    assert ledger.take(known, header(3, 9), 0, chain_at).ledger.chain_at == 9
+    assert ledger.take(known, forged, 0).ledger.held.end == 9
+
+
 def test_the_chain_follows_over_what_is_explained() -> None:
     """Void numbers have no records; the chain behind them is known once it is reached."""
     known = ledger.take(EMPTY, header(0, 3), 0).ledger

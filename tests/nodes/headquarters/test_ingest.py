@@ -475,6 +475,23 @@ def test_other_records_under_held_numbers_are_kept_and_told_once(tmp_path: Path)
     assert path.read_bytes() == kept
 
 
+def test_a_clone_that_cuts_its_batches_elsewhere_is_found_out(tmp_path: Path) -> None:
+    """Its batch passes over the number up to which headquarters knows the other's chain."""
+
+    async def main() -> None:
+        desk, watcher, sender, twin = Desk(), Watcher(), Sender(), Sender()
+        worker = ingest(desk, _ledgers(), Archive(tmp_path), watcher)
+        twin.batch([wire.encode(EXAMPLES["event"])])
+        await worker.ingest(desk.put(sender.batch(3)))
+        await worker.ingest(desk.put(twin.batch(4)))
+        assert [refusal.reason for _, refusal in desk.refused] == [RefusedBecause.BAD_CHAIN]
+        assert len([event for event in watcher.seen if isinstance(event, NumbersDisputed)]) == 1
+        await worker.ingest(desk.put(sender.batch(2)))
+        assert identities(tmp_path) == [("pump", "events", number) for number in range(5)]
+
+    _play(main)
+
+
 def test_receipts_grant_what_there_is_room_for(tmp_path: Path) -> None:
     """Nothing while nobody knows; a share and a time once the way in is fuller than half."""
 
