@@ -218,7 +218,7 @@ class Ingest:
             for number in range(PARTITIONS):
                 try:
                     await self._load(number)
-                except (LinkDown, DiskFailed, Conflict) as failure:
+                except (LinkDown, DiskFailed, Conflict, Refused) as failure:
                     self._observer.observe(IngestDelayed(str(failure)))
                 await asyncio.sleep(seconds / PARTITIONS)
 
@@ -296,8 +296,12 @@ class Ingest:
                 files=(*files[-_FILES_KEPT:], name) if name else files,
                 receipts=loaded.ledger.receipts + len(plan.changed),
             )
-            if await self._set(number, loaded.stored, made, name):
-                break
+            try:
+                if await self._set(number, loaded.stored, made, name):
+                    break
+            except Refused as outgrown:
+                await self._refuse_growth(number, group, outgrown)
+                return
         if name:
             await self._books.blocking(self._archive.publish, name)
         for opened, refused in plan.refused:
@@ -311,12 +315,32 @@ class Ingest:
         records = sum(len(rows) for rows in plan.rows)
         self._observer.observe(Committed(len(plan.taken), records, plan.duplicates))
 
+    async def _refuse_growth(
+        self, number: int, group: Sequence[Verified], outgrown: Refused
+    ) -> None:
+        """Takes of a group what does not make the ledger too large; the rest may come again."""
+        if len(group) > 1:
+            middle = len(group) // 2
+            await self._commit(number, group[:middle])
+            await self._commit(number, group[middle:])
+            return
+        detail = f"the ledger of partition {number} has outgrown its store: {outgrown.detail}"
+        await self._set_aside(group[0].arrival, Refused(RefusedBecause.FULL, detail))
+
     async def _set(self, number: int, stored: Stored, made: PartitionLedger, name: str) -> bool:
-        """Whether the ledger now counts this commit as held."""
+        """Whether the ledger now counts this commit as held.
+
+        Raises:
+            Refused: ``too_large`` for the store; nothing has changed.
+        """
         try:
             await self._books.write(number, stored, made)
         except Conflict:
             taken = False
+        except Refused:
+            if name:
+                await self._books.blocking(self._archive.discard, name)
+            raise
         except LinkDown:
             # Nobody knows. The name tells: it is in the ledger, or never will be.
             taken = name != "" and await self._books.is_committed(number, name)

@@ -25,7 +25,7 @@ from nodes.headquarters.ingest import (
     NumbersDisputed,
 )
 from schemas import wire
-from schemas.errors import Conflict, LinkDown, RefusedBecause, StoreUnusable
+from schemas.errors import Conflict, LinkDown, Refused, RefusedBecause, StoreUnusable
 from schemas.limits import BATCH_BYTES_MAX, LEDGER_SPANS_MAX, MIB
 from schemas.messages import Epoch, Lane, Severity
 from schemas.ranges import Ranges
@@ -488,6 +488,38 @@ def test_a_clone_that_cuts_its_batches_elsewhere_is_found_out(tmp_path: Path) ->
         assert len([event for event in watcher.seen if isinstance(event, NumbersDisputed)]) == 1
         await worker.ingest(desk.put(sender.batch(2)))
         assert identities(tmp_path) == [("pump", "events", number) for number in range(5)]
+
+    _play(main)
+
+
+class _SmallStore(MemoryLedgerStore):
+    """Takes states of so many bytes."""
+
+    bytes_max = 0
+
+    async def compare_and_set(self, partition: int, version: int, state: bytes) -> int:
+        """Refuses a larger one."""
+        if len(state) > self.bytes_max:
+            raise Refused(RefusedBecause.TOO_LARGE, f"{len(state)} bytes")
+        return await super().compare_and_set(partition, version, state)
+
+
+def test_a_ledger_that_outgrows_its_store_stops_nobody_else(tmp_path: Path) -> None:
+    """What would make it larger is refused and may come again; the rest is taken."""
+
+    async def main() -> None:
+        desk, ledgers, watcher = Desk(), _SmallStore(random.Random(0)), Watcher()
+        worker = ingest(desk, ledgers, Archive(tmp_path), watcher)
+        sender, neighbour = Sender(), Sender(node=_neighbour())
+        ledgers.bytes_max = 400
+        await worker.ingest(desk.put(sender.batch(1)))
+        ledgers.bytes_max = len((await ledgers.load(PARTITION)).state) + 30
+        await worker.ingest(desk.put(neighbour.batch(1), sender.batch(1)))
+        ((refused, refusal),) = desk.refused
+        assert (refused.node, refusal.reason) == (neighbour.labels.node, RefusedBecause.FULL)
+        assert not desk.waiting
+        assert identities(tmp_path) == [("pump", "events", 0), ("pump", "events", 1)]
+        assert await asyncio.to_thread(lambda: not Archive(tmp_path).staged())
 
     _play(main)
 
