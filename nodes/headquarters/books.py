@@ -20,6 +20,7 @@ published; older ones may be moved away, and are counted as lost only when a led
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
@@ -131,6 +132,7 @@ class Books:
         self._entropy = entropy
         self._observer = observer
         self._looked: set[int] = set()
+        self._empty: set[int] = set()
         self._published: dict[int, tuple[str, ...]] = {}
         # What this worker read or wrote last, so that it need not be decoded again.
         self._decoded: dict[int, tuple[bytes, PartitionLedger]] = {}
@@ -146,12 +148,29 @@ class Books:
         while True:
             loaded = await self.look(number)
             if not loaded.stored.version:
-                return Loaded(loaded.stored, await self._made(number, loaded.ledger))
+                made = await self._made(number, loaded.ledger)
+                if not made.lanes:
+                    self._empty.add(number)
+                    return Loaded(loaded.stored, made)
+                # The archive knows more than the store does: once written it can be announced.
+                with suppress(Conflict):
+                    await self.write(number, loaded.stored, made)
+                continue
             await self._publish(number, loaded.ledger.files)
             if number in self._looked or not await self._is_missing(number, loaded.ledger):
                 self._looked.add(number)
                 return loaded
             await self.rebuild(number)
+
+    async def is_unused(self, number: int) -> bool:
+        """Whether there is no ledger, and at the last look the archive had nothing for it either.
+
+        Cheap: for who looks at all partitions, again and again, and changes nothing.
+
+        Raises:
+            LinkDown: the store cannot be asked.
+        """
+        return number in self._empty and not (await self._store.load(number)).version
 
     async def rebuild(self, number: int) -> PartitionLedger:
         """Makes a partition's ledger anew from the archive, in a new life.

@@ -217,7 +217,8 @@ class Ingest:
         while True:
             for number in range(PARTITIONS):
                 try:
-                    await self._load(number)
+                    if not await self._books.is_unused(number):
+                        await self._load(number)
                 except (LinkDown, DiskFailed, Conflict, Refused) as failure:
                     self._observer.observe(IngestDelayed(str(failure)))
                 await asyncio.sleep(seconds / PARTITIONS)
