@@ -23,11 +23,11 @@ from mesh.transfer.ledger import partition_of
 from nodes import config
 from nodes.commands.account_lines import LaneAccount, accounts_of, document, is_settled
 from nodes.commands.account_table import account_lines, account_table
-from nodes.commands.endpoints import password, tls_context
+from nodes.commands.endpoints import password, receiving_urls, tls_context
 from nodes.commands.process import escaped, fail
 from nodes.settings import HeadquartersSection
 from schemas import wire
-from schemas.errors import ConfigurationInvalid, ExitCode, LinkDown, MeshError, Refused
+from schemas.errors import ExitCode, LinkDown, MeshError, Refused
 from schemas.limits import PARTITIONS
 from schemas.stored import PartitionLedger
 from schemas.topics import check_identifier
@@ -85,7 +85,7 @@ def _show(accounts: Sequence[LaneAccount], of: str, *, as_json: bool) -> None:
 async def _read(section: HeadquartersSection, site: str, node: str) -> list[PartitionLedger]:
     settings = SessionSettings(
         f"{section.name}-account",
-        (_url(section),),
+        receiving_urls(section),
         section.username or "",
         password(section),
         tls_context(section),
@@ -118,19 +118,6 @@ async def read_ledgers(store: LedgerStore, partitions: Sequence[int]) -> list[Pa
         raise failed.exceptions[0] from failed
     found = [task.result() for task in loading]
     return [ledger for ledger in found if ledger is not None]
-
-
-def _url(section: HeadquartersSection) -> str:
-    if section.url is not None:
-        return section.url
-    if not section.client_port:
-        problem = (
-            "headquarters.client_port is 0, a port that nobody else knows: give the embedded "
-            "server a fixed one"
-        )
-        raise ConfigurationInvalid((problem,))
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(section.listen, section.listen)  # noqa: S104
-    return f"nats://{host}:{section.client_port}"
 
 
 async def _reached(store: JetStreamLedgerStore) -> None:

@@ -20,12 +20,12 @@ from nodes.commands.carry_outcome import (
     flaw_documents,
     flaw_lines,
 )
-from nodes.commands.endpoints import password, tls_context
+from nodes.commands.endpoints import password, receiving_urls, tls_context
 from nodes.gateway_section import GatewaySection
 from nodes.settings import HeadquartersSection, Settings, UplinkSection
 from schemas.errors import ConfigurationInvalid, DiskFailed, DiskReadOnly, ExitCode
 
-__all__ = ["deliver_loads", "server_url"]
+__all__ = ["deliver_loads"]
 
 _Receiver = HeadquartersSection | GatewaySection | UplinkSection
 _SHOWN_MAX: Final = 20
@@ -52,7 +52,7 @@ def deliver_loads(
     section = _receiver(settings)
     session = SessionSettings(
         section.name,
-        (server_url(section),),
+        section.urls if isinstance(section, UplinkSection) else receiving_urls(section),
         section.username or "",
         password(section),
         tls_context(section),
@@ -89,24 +89,6 @@ def _receiver(settings: Settings) -> _Receiver:
             return uplink
     told = " or ".join(f"{scheme}host:4222" for scheme in _SCHEMES)
     raise ConfigurationInvalid((f"[[uplinks]]: none has a url of {told}: batches go there",))
-
-
-def server_url(section: _Receiver) -> str:
-    """Where the server of a receiving end listens.
-
-    Raises:
-        ConfigurationInvalid: it was started on a free port, and nobody has told which.
-    """
-    if section.url is not None:
-        return section.url
-    assert not isinstance(section, UplinkSection), "an uplink has a URL"
-    if not section.embedded:
-        problem = "gateway.url is missing: over MQTT alone a gateway takes nothing that is carried"
-        raise ConfigurationInvalid((problem,))
-    if not section.client_port:
-        problem = "client_port is 0: give the embedded server a fixed port, so that it can be found"
-        raise ConfigurationInvalid((problem,))
-    return f"nats://{section.listen}:{section.client_port}"
 
 
 async def _deliver(

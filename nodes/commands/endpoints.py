@@ -1,16 +1,20 @@
 """What a connection needs beside its URL: addresses, who we are there, whom to trust."""
 
 import ssl
+from typing import Final
 
 from mesh.adapters.registry import TinyRegistry
 from mesh.adapters.system import SystemDisk
 from nodes.commands.process import LogObserver
 from nodes.config import secret
 from nodes.endpoint_section import Endpoint
-from nodes.settings import EdgeSettings, NodeSection
+from nodes.gateway_section import GatewaySection
+from nodes.settings import EdgeSettings, HeadquartersSection, NodeSection
 from schemas.errors import ConfigurationInvalid
 
-__all__ = ["broker_address", "password", "registry", "tls_context"]
+__all__ = ["broker_address", "password", "receiving_urls", "registry", "tls_context"]
+
+_NAMED_HERE: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - listened on by others
 
 
 def password(endpoint: Endpoint) -> str:
@@ -40,6 +44,28 @@ def tls_context(endpoint: Endpoint) -> ssl.SSLContext | None:
         told = ", ".join(str(name) for name in names if name)
         raise ConfigurationInvalid((f"{told}: cannot be used for TLS: {error}",)) from error
     return context
+
+
+def receiving_urls(section: HeadquartersSection | GatewaySection) -> tuple[str, ...]:
+    """The servers of a receiving end, as seen from its own machine.
+
+    Raises:
+        ConfigurationInvalid: there is none, or it was started on a port that nobody else knows.
+    """
+    if section.urls:
+        return section.urls
+    where = "gateway" if isinstance(section, GatewaySection) else "headquarters"
+    if not section.embedded:
+        problem = f"{where}.url is missing: over MQTT alone nothing is taken that is carried"
+        raise ConfigurationInvalid((problem,))
+    if not section.client_port:
+        problem = (
+            f"{where}.client_port is 0, a port that nobody else knows: give the embedded server a "
+            "fixed one"
+        )
+        raise ConfigurationInvalid((problem,))
+    host = _NAMED_HERE.get(section.listen, section.listen)
+    return (f"nats://{host}:{section.client_port}",)
 
 
 def broker_address(settings: EdgeSettings) -> tuple[str, int]:
