@@ -9,9 +9,10 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(RUN)/holdfast demo
 
-# A few minutes. What takes long, and what needs root, is a target of its own.
+# A few minutes: two processes, since most tests wait for brokers and disks. What takes long, and
+# what needs root, is a target of its own.
 test: $(STAMP)
-	$(RUN)/pytest -q -m "not slow and not powercut"
+	$(RUN)/pytest -q -m "not slow and not powercut" --numprocesses 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(RUN)/pytest -q -m "slow and not powercut"

@@ -229,8 +229,8 @@ def test_an_overlap_sliced_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     """Planted in the ledger: of a batch that overlaps what is held, all counts as new."""
     real = ledger.take
 
-    def take(known: LaneLedger, header: BatchHeader, now_wall_ns: int) -> Taken:
-        taken = real(known, header, now_wall_ns)
+    def take(known: LaneLedger, header: BatchHeader, *more: Any) -> Taken:
+        taken = real(known, header, *more)
         return Taken(taken.ledger, header.present, 0) if taken.new else taken
 
     monkeypatch.setattr(ledger, "take", take)
