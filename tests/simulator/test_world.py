@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,8 +230,10 @@ def test_an_overlap_sliced_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     """Planted in the ledger: of a batch that overlaps what is held, all counts as new."""
     real = ledger.take
 
-    def take(known: LaneLedger, header: BatchHeader, *more: Any) -> Taken:
-        taken = real(known, header, *more)
+    def take(
+        known: LaneLedger, header: BatchHeader, now: int, inside: Callable[[int], bytes | None]
+    ) -> Taken:
+        taken = real(known, header, now, inside)
         return Taken(taken.ledger, header.present, 0) if taken.new else taken
 
     monkeypatch.setattr(ledger, "take", take)
