@@ -10,7 +10,6 @@ values, so the two share nothing.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -47,8 +46,7 @@ class Standing(NamedTuple):
     statement: int
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """What one sync makes durable.
 
     Args:
@@ -72,16 +70,14 @@ class Group:
     mono_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """A durable frame, and the journal in which it stands."""
 
     journal: int
     frame: Whole
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """What a group became.
 
     Args:
@@ -156,7 +152,7 @@ class Writer:
             raise
         abandoned, self._abandoned = self._abandoned, ()
         sound, self._sound = self._sound, ()
-        return replace(committed, abandoned=abandoned, sound=sound)
+        return committed._replace(abandoned=abandoned, sound=sound)
 
     def _abandon(self, number: int, spare: str) -> None:
         """A journal that was begun and holds nothing that was promised."""

@@ -239,10 +239,15 @@ class Pump:
 
     def _cut(self) -> None:
         """What gathered so far is a group; the next append begins another."""
+        settled, _ = self._all()
         marks = {lane: state.next_seq for lane, state in self._lanes.items()}
-        self._cuts.append((self._settled, marks))
-        self._settled = self._loop.create_future()
+        self._cuts.append((settled, marks))
+
+    def _all(self) -> tuple["asyncio.Future[bool]", Mapping[Lane, int]]:
+        """Takes out what gathered, up to the last record of each lane."""
+        settled, self._settled = self._settled, self._loop.create_future()
         self._gathered_bytes = 0
+        return settled, {}
 
     def _wake(self, delay: float) -> None:
         """Sees to it that what waits is handed over within ``delay`` seconds."""
@@ -273,9 +278,7 @@ class Pump:
         self._busy = True
         self._due = None
         self._urgent = False
-        if not self._cuts:
-            self._cut()
-        settled, marks = self._cuts.popleft()
+        settled, marks = self._cuts.popleft() if self._cuts else self._all()
         group = self._next_group(marks)
         if self._cuts or self._gathered_bytes:
             self._due = self._loop.time()
@@ -287,7 +290,8 @@ class Pump:
         lanes = self._lanes.items()
         entries = []
         for lane, state in lanes:
-            if state.waiting and (entry := state.hand_over(lane, marks[lane])) is not None:
+            stop = marks.get(lane, state.next_seq)
+            if state.waiting and (entry := state.hand_over(lane, stop)) is not None:
                 entries.append(entry)
                 self._waiting_bytes -= entry.size
         rotate = self._rotate or self.journal_bytes >= self._journal_bytes_max
