@@ -91,6 +91,11 @@ class Backlog:
         near = self._fresh[index : index + FRAMES_PER_BATCH_MAX]
         return next(iter(runs(near)), ())
 
+    @property
+    def journals(self) -> set[int]:
+        """The numbers of the journals in which something pending stands."""
+        return {item.journal for item in self._fresh}
+
     def in_journal(self, number: int) -> tuple[Located, ...]:
         """The pending frames that stand in one journal."""
         return tuple(item for item in self._fresh if item.journal == number)

@@ -263,6 +263,9 @@ class Chores:
         now = self._loop.time()
         for number in self._pump.closed_journals:
             self._closed_at.setdefault(number, now)
+        # All are looked through once, not once for each journal.
+        states_now = self._lives[self._identity.epoch].values()
+        held = set[int]().union(*(state.backlog.journals for state in states_now))
         sealed = 0
         unread: DiskFailed | None = None
         for number in list(self._pump.closed_journals):
@@ -270,12 +273,13 @@ class Chores:
                 # What is on the shelf now may have to be given up before more comes.
                 self._due.set()
                 return
-            frames = self._pending_in(number)
             wanted = self.reclaims.is_wanted(number)
-            few = len(self._pump.closed_journals) <= JOURNALS_CLOSED_MAX and not self._pump.behind
+            few = len(self._pump.closed_journals) <= self._settings.journals_waiting
+            few = few and not self._pump.behind
             waits = few and now < self._closed_at[number] + self._settings.release_seconds
-            if (frames or wanted) and self.linked and waits:
+            if (number in held or wanted) and self.linked and waits:
                 continue
+            frames = self._pending_in(number)
             if wanted:
                 try:
                     await self.reclaims.read_back(number)
@@ -346,13 +350,15 @@ class Chores:
 
         Args:
             number: which.
-            spares_max: whether there are so many spares that it is removed; as many as are kept
-                where none is given.
+            spares_max: whether there are so many spares that it is removed; where none is given,
+                as many as are kept in a spool that has much room.
         """
         self.reclaims.forget(number)
         await self.flush()
         names = [name for name in self._spare_names if name not in self._pump.spares]
-        kept = spares_max is None or len(self._pump.spares) < spares_max
+        if spares_max is None:
+            spares_max = len(self._spare_names) if 2 * self.used_bytes() < self.bytes_max() else 1
+        kept = len(self._pump.spares) < spares_max
         spare = names[0] if names and kept and number in self._pump.reusable else ""
         size = await self._in_worker(journal.retire, self._resources.disk, number, spare)
         self._pump.retired(number)

@@ -10,7 +10,6 @@ values, so the two share nothing.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -47,8 +46,7 @@ class Standing(NamedTuple):
     statement: int
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """What one sync makes durable.
 
     Args:
@@ -72,16 +70,14 @@ class Group:
     mono_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """A durable frame, and the journal in which it stands."""
 
     journal: int
     frame: Whole
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """What a group became.
 
     Args:
@@ -156,7 +152,7 @@ class Writer:
             raise
         abandoned, self._abandoned = self._abandoned, ()
         sound, self._sound = self._sound, ()
-        return replace(committed, abandoned=abandoned, sound=sound)
+        return committed._replace(abandoned=abandoned, sound=sound)
 
     def _abandon(self, number: int, spare: str) -> None:
         """A journal that was begun and holds nothing that was promised."""
@@ -273,13 +269,34 @@ def _cut(entry: Entry) -> list[_Cut]:
     records = entry.records
     if entry.size <= FRAME_BODY_BYTES_MAX and len(records) <= RECORDS_PER_FRAME_MAX:
         return [_Cut(entry.first, records, entry.size)]
-    ends = list(accumulate(map(len, records)))
     cuts: list[_Cut] = []
-    start = done = 0
+    start, left = 0, entry.size
     while start < len(records):
-        stop = bisect_right(ends, done + FRAME_BODY_BYTES_MAX, lo=start)
-        stop = min(stop, start + RECORDS_PER_FRAME_MAX)
-        assert stop > start, "a record fits into a frame"
-        cuts.append(_Cut(entry.first + start, records[start:stop], ends[stop - 1] - done))
-        start, done = stop, ends[stop - 1]
+        body, size = _longest(records, start, left)
+        cuts.append(_Cut(entry.first + start, body, size))
+        start += len(body)
+        left -= size
     return cuts
+
+
+def _longest(records: Sequence[bytes], start: int, left: int) -> tuple[Sequence[bytes], int]:
+    """The most records from ``start`` that make a frame, and how many bytes they are.
+
+    Args:
+        records: all of them.
+        start: the first of these.
+        left: how many bytes there are from there to the end.
+    """
+    ahead = len(records) - start
+    if left <= FRAME_BODY_BYTES_MAX and ahead <= RECORDS_PER_FRAME_MAX:
+        return records[start:], left
+    # Most records of a bulk are equally long, and then the first guess is right.
+    guess = min(ahead, RECORDS_PER_FRAME_MAX, FRAME_BODY_BYTES_MAX * ahead // max(1, left))
+    body = records[start : start + guess]
+    size = sum(map(len, body))
+    if 0 < guess < ahead and 0 <= FRAME_BODY_BYTES_MAX - size < len(records[start + guess]):
+        return body, size
+    ends = list(accumulate(map(len, records[start : start + RECORDS_PER_FRAME_MAX])))
+    count = bisect_right(ends, FRAME_BODY_BYTES_MAX)
+    assert count, "a record fits into a frame"
+    return records[start : start + count], ends[count - 1]

@@ -108,6 +108,7 @@ class Pump:
         self._urgent = False
         self._shut = False
         self._timer: asyncio.Handle | None = None
+        self._resuming = False
         self._retry: asyncio.Handle | None = None
         self._due: float | None = None
         self._rotate = True
@@ -129,18 +130,23 @@ class Pump:
         """As ``Spool.append``."""
         state = self._lanes[lane]
         count = len(records)
-        size = sum(map(len, records)) if count > 1 else len(records[0])
+        if count == 1:
+            size = longest = len(records[0])
+        else:
+            sizes = [*map(len, records)]
+            size, longest = sum(sizes), max(sizes)
         first = state.next_seq
         waiting = self._waiting_bytes + size
         gathered = self._gathered_bytes + size
         if (
             self._shut
             or state.refuses
-            or size > RECORD_BYTES_MAX
+            or longest > RECORD_BYTES_MAX
+            or size > COMMIT_GROUP_BYTES_MAX
             or first + count > state.reserved
             or waiting > PENDING_BYTES_MAX
         ):
-            self._check(lane, state, records, size)
+            self._check(lane, state, count, size, longest)
         if gathered > COMMIT_GROUP_BYTES_MAX:
             self._cut()
             gathered = size
@@ -153,15 +159,15 @@ class Pump:
             self._wake(_AT_ONCE if awaited else state.settings.linger_seconds)
         return Appended(self._epoch, first, count, self._settled)
 
-    def _check(self, lane: Lane, state: LaneState, records: list[bytes], size: int) -> None:
+    def _check(self, lane: Lane, state: LaneState, count: int, size: int, longest: int) -> None:
         """Refuses what cannot be taken; says what would be right."""
-        if size > COMMIT_GROUP_BYTES_MAX or len(records) > NUMBERS_RESERVED:
+        if size > COMMIT_GROUP_BYTES_MAX or count > NUMBERS_RESERVED:
             raise Refused(
                 RefusedBecause.TOO_LARGE,
-                f"{len(records)} records of {size} bytes at once for lane {lane}, at most "
+                f"{count} records of {size} bytes at once for lane {lane}, at most "
                 f"{NUMBERS_RESERVED} of {COMMIT_GROUP_BYTES_MAX}",
             )
-        if size > RECORD_BYTES_MAX and (longest := max(map(len, records))) > RECORD_BYTES_MAX:
+        if longest > RECORD_BYTES_MAX:
             raise Refused(
                 RefusedBecause.TOO_LARGE,
                 f"a record of {longest} bytes for lane {lane}, at most {RECORD_BYTES_MAX}",
@@ -179,8 +185,8 @@ class Pump:
             raise Overloaded(
                 f"{self._waiting_bytes} bytes wait for the disk, at most {PENDING_BYTES_MAX}"
             )
-        if state.next_seq + len(records) > state.reserved:
-            state.short_of = max(state.short_of, len(records))
+        if state.next_seq + count > state.reserved:
+            state.short_of = max(state.short_of, count)
             self._wake(_AT_ONCE)
             raise Overloaded(
                 f"lane {lane}: all numbers below {state.reserved} are handed out; more are "
@@ -233,10 +239,15 @@ class Pump:
 
     def _cut(self) -> None:
         """What gathered so far is a group; the next append begins another."""
+        settled, _ = self._all()
         marks = {lane: state.next_seq for lane, state in self._lanes.items()}
-        self._cuts.append((self._settled, marks))
-        self._settled = self._loop.create_future()
+        self._cuts.append((settled, marks))
+
+    def _all(self) -> tuple["asyncio.Future[bool]", Mapping[Lane, int]]:
+        """Takes out what gathered, up to the last record of each lane."""
+        settled, self._settled = self._settled, self._loop.create_future()
         self._gathered_bytes = 0
+        return settled, {}
 
     def _wake(self, delay: float) -> None:
         """Sees to it that what waits is handed over within ``delay`` seconds."""
@@ -245,7 +256,7 @@ class Pump:
         if self._due is not None and self._due <= due:
             return
         self._due = due
-        if not self._busy:
+        if not (self._busy or self._resuming):
             self._arm()
 
     def _arm(self) -> None:
@@ -259,15 +270,15 @@ class Pump:
             self._timer = self._loop.call_at(self._due, self._hand_over)
 
     def _hand_over(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._busy:
             return
         self._busy = True
         self._due = None
         self._urgent = False
-        if not self._cuts:
-            self._cut()
-        settled, marks = self._cuts.popleft()
+        settled, marks = self._cuts.popleft() if self._cuts else self._all()
         group = self._next_group(marks)
         if self._cuts or self._gathered_bytes:
             self._due = self._loop.time()
@@ -276,16 +287,18 @@ class Pump:
         job.add_done_callback(partial(self._after_commit, group, settled))
 
     def _next_group(self, marks: Mapping[Lane, int]) -> Group:
+        lanes = self._lanes.items()
         entries = []
-        for lane, state in self._lanes.items():
-            if state.waiting and (entry := state.hand_over(lane, marks[lane])) is not None:
+        for lane, state in lanes:
+            stop = marks.get(lane, state.next_seq)
+            if state.waiting and (entry := state.hand_over(lane, stop)) is not None:
                 entries.append(entry)
                 self._waiting_bytes -= entry.size
         rotate = self._rotate or self.journal_bytes >= self._journal_bytes_max
-        closing = self._closing and not any(state.waiting for state in self._lanes.values())
+        closing = self._closing and not any(state.waiting for _, state in lanes)
         reserve = {}
         standing = {}
-        for lane, state in self._lanes.items():
+        for lane, state in lanes:
             wanted = 0 if closing else state.wanted_reservation()
             if wanted:
                 reserve[lane] = wanted
@@ -312,8 +325,17 @@ class Pump:
             self._degrade(group, failure)
         if not settled.done():
             settled.set_result(failure is None)
-        if self._due is not None:
-            self._arm()
+        # Behind all who go on now: what they append is a group at the end of that very turn.
+        self._resuming = True
+        self._loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        self._resuming = False
+        if self._due is not None and not self._closed:
+            if self._due <= self._loop.time():
+                self._hand_over()
+            else:
+                self._arm()
 
     def _take_commit(self, group: Group, committed: Committed) -> None:
         if self.degraded:

@@ -12,6 +12,8 @@ from mesh.spool.sealing import Packer
 from schemas.limits import (
     BLOCK_BYTES,
     JOURNAL_BYTES_MAX,
+    JOURNALS_CLOSED_MAX,
+    JOURNALS_WAITING_MAX,
     KIB,
     MIB,
     NUMBERS_RESERVED,
@@ -53,7 +55,8 @@ class SpoolSettings:
         journal_seconds_max: so is one that is so old, in running time.
         release_seconds: how long a closed journal waits for its release while a link is up, before
             it is sealed.
-        spares_max: how many journals that nobody needs any more are kept for later ones.
+        spares_max: how many journals that nobody needs any more are kept for later ones, while
+            less than half of ``bytes_max`` is used; beyond that it is one.
         retained_bytes_max: how much of what was released stays while there is space; ``None`` for a
             quarter of ``bytes_max``, 0 for nothing.
         journals_retained_max: how many journals stay among that, since an opening reads them all.
@@ -67,7 +70,7 @@ class SpoolSettings:
     journal_bytes_max: int = JOURNAL_BYTES_MAX
     journal_seconds_max: float = 3600.0
     release_seconds: float = 10.0
-    spares_max: int = 3
+    spares_max: int = 16
     retained_bytes_max: int | None = None
     journals_retained_max: int = 2
     spare_bytes: int = SPARE_BYTES_MIN
@@ -82,6 +85,15 @@ class SpoolSettings:
     def spares_kept(self) -> int:
         """How many spares: one, and more where they are a small part of the spool."""
         return max(1, min(self.spares_max, self.bytes_max // (16 * self.journal_bytes)))
+
+    @property
+    def journals_waiting(self) -> int:
+        """How many closed journals may wait for their release; beyond that the oldest are sealed.
+
+        An opening reads them all, and nothing in them can be given up.
+        """
+        fitting = self.bytes_max // (8 * self.journal_bytes)
+        return max(JOURNALS_CLOSED_MAX, min(JOURNALS_WAITING_MAX, fitting))
 
     @property
     def retained_bytes(self) -> int:

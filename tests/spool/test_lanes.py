@@ -14,12 +14,13 @@ from mesh.spool.frame import parse_header
 from mesh.spool.lane import LaneSettings, WhenFull
 from mesh.spool.spool import DEFAULT_LANES, Spool, SpoolSettings
 from schemas.errors import Overloaded
-from schemas.limits import BLOCK_BYTES
+from schemas.limits import BLOCK_BYTES, JOURNALS_CLOSED_MAX, JOURNALS_WAITING_MAX
 from schemas.messages import Explained, Lane
 from schemas.ranges import Ranges
 from simulator.clock import VirtualLoop
 from simulator.disk import SimDisk
 from tests.spool.world import (
+    BARE,
     CALM,
     SMALL,
     Said,
@@ -232,6 +233,50 @@ def test_what_goes_upstream_at_once_is_written_once() -> None:
             await audit(spool, said)
             image = disk.crash(random.Random(1))
         async with opened(image, CALM, seed=1) as spool:
+            await audit(spool, said)
+
+    play(main)
+
+
+def test_more_journals_than_may_wait_are_sealed_from_the_oldest_on() -> None:
+    """Linked, and faster than the receipts: as many wait as the spool has room for."""
+    assert ROOMY.journals_waiting == JOURNALS_WAITING_MAX
+    assert SpoolSettings(CALM.labels, bytes_max=1 << 20).journals_waiting == JOURNALS_CLOSED_MAX
+
+    async def main(_: random.Random) -> None:
+        disk, said = SimDisk(), Said()
+        async with opened(disk, ROOMY) as spool:
+            spool.set_linked(up=True)
+            for n in range(JOURNALS_WAITING_MAX + 4):
+                assert await said.append(spool, Lane.EVENTS, [f"{n}"])
+            await asyncio.sleep(2)
+            shelved = shelf.sealed(disk, Lane.EVENTS, spool.epoch)
+            assert [item.first for item in shelved] == list(range(len(shelved)))
+            assert 0 < len(shelved) < 8
+            assert len(spool._pump.closed_journals) == JOURNALS_WAITING_MAX
+            await audit(spool, said)
+
+    play(main)
+
+
+@pytest.mark.parametrize(("rounds", "kept"), [(1, 4), (4, 1)])
+def test_a_spool_that_fills_up_keeps_one_spare(rounds: int, kept: int) -> None:
+    """Blocks that lie ready are kept from nobody: beyond half of its room it gives them back."""
+    settings = replace(BARE, bytes_max=1 << 19, journal_bytes_max=8192)
+    assert settings.spares_kept == 4
+
+    async def main(_: random.Random) -> None:
+        disk, said = SimDisk(), Said()
+        async with opened(disk, settings) as spool:
+            for n in range(rounds):
+                spool.set_linked(up=True)
+                for m in range(20):
+                    assert await said.append(spool, Lane.EVENTS, [_text(20 * n + m)])
+                    spool._pump.rotate()
+                spool.set_linked(up=False)
+                await asyncio.sleep(10)
+            assert (2 * spool.status().used_bytes > settings.bytes_max) == (kept == 1)
+            assert len(journal.spares(disk)[0]) == kept
             await audit(spool, said)
 
     play(main)

@@ -6,9 +6,14 @@ pass. ``tests.bench.spool.peers`` says what exactly each of them does.
 
 Ours is a spool with its threads and chores as an edge builds it, its link up, receipts coming about
 a second after a record became durable. A spool begins each journal in the blocks of one that nobody
-needs any more, so before each pass it appends until that has happened once, unmeasured; what it did
-during the passes is told as ``journals_begun``. What is measured is whole: from 64 coroutines that
-each append a record of 200 bytes to their going on once it is durable.
+needs any more, so before each pass it appends, unmeasured, until enough of them lie ready, as after
+some hours; what it did during the passes is told as ``journals_begun``. What is measured is whole:
+from 64 coroutines that each append a record of 200 bytes to their going on once it is durable.
+
+``bulk_spool`` appends 1,000 records at once, in bursts of 80 MiB, which is what fits into the
+journals that lie ready; between two bursts it waits, uncounted, until receipts have come for the
+last one. ``bulk_spool_unceasing`` does not wait, so that most of its journals are new files, and
+some are sealed meanwhile: the bare loop has no such duties, and its ratio is told for completeness.
 
 ``disk_steady`` is the bare loop's slowest pass over its fastest one, ``bare_group_ms`` what a group
 takes it. Where the former is below about a half, or the latter is many times what the disk can do,
@@ -40,10 +45,12 @@ from tests.bench.spool.load import (
     JournalsDisk,
     append_awaited,
     append_bulk,
+    append_bursts,
+    fill,
     opened,
+    ready,
     receipts,
     sample_records,
-    warm_up,
 )
 from tests.bench.spool.speeds import speeds, written
 from tests.spool import wear
@@ -102,8 +109,19 @@ async def _measure(root: Path, passes: int, seconds: float) -> dict[str, object]
 def _contests(server: JetStreamContext, seconds: float) -> dict[str, _Contest]:
     records = sample_records()
     group, bulk = b"".join(records[:PRODUCERS]), b"".join(records[:BULK_RECORDS])
-    awaited = partial(append_awaited, records=records, seconds=seconds)
-    many = partial(append_bulk, records=records, seconds=seconds)
+    producing = partial(append_awaited, records=records, seconds=seconds)
+    bursts = partial(append_bursts, records=records, seconds=seconds / 2)
+    sustained = partial(append_bulk, records=records, seconds=seconds)
+
+    def awaited(spool: Spool, _: JournalsDisk) -> Awaitable[Appends]:
+        return producing(spool)
+
+    def alone(spool: Spool, _: JournalsDisk) -> Awaitable[Appends]:
+        return producing(spool, producers=1)
+
+    def unceasing(spool: Spool, _: JournalsDisk) -> Awaitable[Appends]:
+        return sustained(spool)
+
     ours = partial(_ours, records)
     record = records[0]
     # What is compared stands side by side, so that both meet the same disk.
@@ -122,28 +140,33 @@ def _contests(server: JetStreamContext, seconds: float) -> dict[str, _Contest]:
         ),
         "bulk_bare_appending": partial(_bare, bulk, BULK_RECORDS, seconds, overwriting=False),
         "bulk_bare_overwriting": partial(_bare, bulk, BULK_RECORDS, seconds, overwriting=True),
-        "bulk_spool": partial(ours, many),
-        "bulk_spool_two_callers": partial(ours, partial(many, callers=2)),
+        "bulk_spool": partial(ours, bursts),
+        "bulk_spool_two_callers": partial(ours, partial(bursts, callers=2)),
+        "bulk_spool_unceasing": partial(ours, unceasing),
         "spool_offline": partial(ours, awaited, online=False),
-        "spool_alone": partial(ours, partial(awaited, producers=1)),
+        "spool_alone": partial(ours, alone),
     }
 
 
 async def _ours(
     records: Sequence[bytes],
-    load: Callable[[Spool], Awaitable[Appends]],
+    load: Callable[[Spool, JournalsDisk], Awaitable[Appends]],
     folder: Path,
     *,
     online: bool = True,
 ) -> Appends:
     disk = JournalsDisk(folder / "spool")
     async with opened(disk) as spool, asyncio.TaskGroup() as tasks:
-        spool.set_linked(up=online)
-        receiving = tasks.create_task(receipts(spool)) if online else None
-        await warm_up(spool, disk, records)
-        outcome = await load(spool)
-        if receiving is not None:
+        spool.set_linked(up=True)
+        await fill(spool, records)
+        receiving = tasks.create_task(receipts(spool))
+        await ready(disk)
+        disk.forget()
+        if not online:
             receiving.cancel()
+            spool.set_linked(up=False)
+        outcome = await load(spool, disk)
+        receiving.cancel()
     return replace(outcome, journals=(disk.reused, disk.spared, disk.new))
 
 
@@ -166,6 +189,7 @@ def _summary(found: Mapping[str, list[Appends]]) -> dict[str, object]:
         "ratio_to_bare": ratios("spool", f"bare_{MATCHING}"),
         "bulk_ratio_to_bare": ratios("bulk_spool", f"bulk_bare_{MATCHING}"),
         "bulk_two_callers_ratio_to_bare": ratios("bulk_spool_two_callers", f"bulk_bare_{MATCHING}"),
+        "bulk_unceasing_ratio_to_bare": ratios("bulk_spool_unceasing", f"bulk_bare_{MATCHING}"),
         "queued_ratio_to_bare": ratios(f"queued_{MATCHING}", f"bare_{MATCHING}"),
     }
     return {

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
 
@@ -32,12 +33,14 @@ __all__ = [
     "JournalsDisk",
     "append_awaited",
     "append_bulk",
+    "append_bursts",
     "append_one_by_one",
     "drain",
+    "fill",
     "opened",
+    "ready",
     "receipts",
     "sample_records",
-    "warm_up",
 ]
 
 PRODUCERS = 64
@@ -48,7 +51,10 @@ _BYTES_MAX = 16 << 30
 _RECEIPT_SECONDS = 0.25
 _RECEIPTS_LATE = 3
 _SAMPLES = 4096
-_WARM_BYTES_MAX = 24 * JOURNAL_BYTES_MAX
+_BURST_BYTES = 10 * JOURNAL_BYTES_MAX
+_BURST_JOURNALS = 12
+_READY_SECONDS_MAX = 10.0
+_POLL_SECONDS = 0.02
 
 
 class Ignoring:
@@ -65,7 +71,7 @@ class Appends:
     Args:
         records: how many became durable.
         seconds: in how long.
-        latencies: seconds from ``append`` until its caller went on, one for each record or bulk.
+        latencies: seconds from ``append`` until its caller went on, of the first caller.
         journals: how many began reused, spared and new meanwhile.
     """
 
@@ -111,6 +117,15 @@ class JournalsDisk(SystemDisk):
         super().__init__(root)
         self.reused = self.spared = self.new = 0
 
+    def spares_ready(self) -> int:
+        """How many spares there are that held a whole journal."""
+        names = [f"{JOURNALS}/{name}" for name in self.list(JOURNALS)]
+        return sum(self.size(name) >= JOURNAL_BYTES_MAX for name in names if name.startswith(SPARE))
+
+    def forget(self) -> None:
+        """Counts anew."""
+        self.reused = self.spared = self.new = 0
+
     def open(self, path: str, mode: OpenMode) -> DiskFile:
         """Opens a file."""
         if mode == "create" and path.startswith(JOURNALS) and not path.startswith(SPARE):
@@ -126,14 +141,28 @@ class JournalsDisk(SystemDisk):
         super().rename(source, target)
 
 
-async def warm_up(spool: Spool, disk: JournalsDisk, records: Sequence[bytes]) -> None:
-    """Appends until a journal has begun in the blocks of another, or long enough for that."""
+async def fill(spool: Spool, records: Sequence[bytes]) -> None:
+    """Appends as much as makes a burst's worth of journals; no receipt may come meanwhile."""
+    await _append_burst(spool, records, (_BURST_JOURNALS + 4) * JOURNAL_BYTES_MAX)
+
+
+async def ready(disk: JournalsDisk) -> None:
+    """Returns once what was appended is released and its journals lie ready for others."""
+    async with asyncio.timeout(_READY_SECONDS_MAX):
+        while disk.spares_ready() < _BURST_JOURNALS:  # noqa: ASYNC110 - nothing tells of a file
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _append_burst(
+    spool: Spool, records: Sequence[bytes], size: int, latencies: list[float] | None = None
+) -> None:
+    """Appends ``BULK_RECORDS`` at once, waits until they are durable, and goes on to ``size``."""
     bulk = list(records[:BULK_RECORDS])
-    appended = 0
-    while not disk.reused and appended < _WARM_BYTES_MAX:
+    for _ in range(size // (BULK_RECORDS * RECORD_BYTES)):
+        at = perf_counter()
         assert await spool.append(LANE, bulk).settled, "the disk failed"
-        appended += BULK_RECORDS * RECORD_BYTES
-    disk.reused = disk.spared = disk.new = 0
+        if latencies is not None:
+            latencies.append(perf_counter() - at)
 
 
 @asynccontextmanager
@@ -167,22 +196,29 @@ async def opened(disk: Disk, *, maintain: bool = True) -> AsyncIterator[Spool]:
 async def append_awaited(
     spool: Spool, records: Sequence[bytes], seconds: float, producers: int = PRODUCERS
 ) -> Appends:
-    """Producers that each append a record, wait until it is durable, and go on."""
+    """Producers that each append a record, wait until it is durable, and go on.
+
+    The first of them tells how long that took: what all 64 would tell is the same, since one group
+    serves them, and telling it is no work of the spool.
+    """
     latencies: list[float] = []
+    count = 0
     begun = perf_counter()
     until = begun + seconds
 
     async def produce(index: int) -> None:
+        nonlocal count
+        mine = cycle(records[index::producers])
         while (at := perf_counter()) < until:
-            appended = spool.append(LANE, [records[index % len(records)]])
-            assert await appended.settled, "the disk failed"
-            latencies.append(perf_counter() - at)
-            index += producers
+            assert await spool.append(LANE, [next(mine)]).settled, "the disk failed"
+            count += 1
+            if not index:
+                latencies.append(perf_counter() - at)
 
     async with asyncio.TaskGroup() as tasks:
         for index in range(producers):
             tasks.create_task(produce(index))
-    return Appends(len(latencies), perf_counter() - begun, latencies)
+    return Appends(count, perf_counter() - begun, latencies)
 
 
 async def append_bulk(
@@ -203,6 +239,28 @@ async def append_bulk(
         for _ in range(callers):
             tasks.create_task(produce())
     return Appends(len(latencies) * BULK_RECORDS, perf_counter() - begun, latencies)
+
+
+async def append_bursts(
+    spool: Spool, disk: JournalsDisk, records: Sequence[bytes], seconds: float, callers: int = 1
+) -> Appends:
+    """The same in bursts that fit into what lies ready; in between it waits until that is so.
+
+    The waiting is not counted.
+    """
+    latencies: list[float] = []
+    count = 0
+    taken = 0.0
+    while taken < seconds:
+        await ready(disk)
+        begun = perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(callers):
+                burst = _append_burst(spool, records, _BURST_BYTES // callers, latencies)
+                tasks.create_task(burst)
+        taken += perf_counter() - begun
+        count = len(latencies) * BULK_RECORDS
+    return Appends(count, taken, latencies)
 
 
 async def append_one_by_one(spool: Spool, records: Sequence[bytes], count: int) -> None:
