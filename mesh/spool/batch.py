@@ -26,7 +26,7 @@ sameness is judged on the chain, never on the compressed bytes. The only importe
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import accumulate, pairwise
 from typing import Final, assert_never
@@ -98,11 +98,14 @@ class Batch:
     header: BatchHeader
     data: bytes
     body: bytes
+    _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of all of its bytes: what a link calls it."""
-        return sha256(self.data).digest()
+        """SHA-256 of all of its bytes: what a link calls it. Worked out once."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", sha256(self.data).digest())
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
