@@ -4,10 +4,10 @@ What was read ahead is handed out only to who asks for that very piece, and who 
 that moment what comes next. So what a receipt released, what damage took, and what lies behind a
 number that was reclaimed, is dropped without a word, and nothing here has to follow what happens.
 
-``READ_AHEAD_LANE_MAX`` batches of one lane, half of them in one job, since handing a job over takes
-about as long as reading a batch; ``READ_AHEAD_BATCHES_MAX`` in all. Where that is full nothing more
-is read ahead: of thousands of lanes that take turns each would have to make room before its turn
-comes, and would be read twice. What nobody asked for in ten seconds makes room.
+Some batches are read in one job, since handing a job over takes about as long as reading a batch.
+``READ_AHEAD_BATCHES_MAX`` are held in all. Where that is full nothing more is read ahead: of
+thousands of lanes that take turns each would have to make room before its turn comes, and would be
+read twice. What nobody asked for in ten seconds makes room.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from mesh.spool.batch import Batch
 from schemas.errors import MeshError
-from schemas.limits import READ_AHEAD_BATCHES_MAX, READ_AHEAD_LANE_MAX
+from schemas.limits import READ_AHEAD_BATCHES_MAX
 
 __all__ = ["ReadAhead"]
 
 _STALE_SECONDS: Final = 10.0
-_JOB_BATCHES: Final = READ_AHEAD_LANE_MAX // 2
+_JOB_BATCHES: Final = 4
+_FEW: Final = READ_AHEAD_BATCHES_MAX - _JOB_BATCHES
 
 _Lane = TypeVar("_Lane", bound=Hashable)
 _Piece = TypeVar("_Piece", bound=Hashable)
@@ -38,7 +39,9 @@ class _Reading(NamedTuple):
 @dataclass(slots=True)
 class _Ahead(Generic[_Piece]):
     readings: dict[_Piece, _Reading]
-    since: float
+    missed: bool = False
+    """Whether something else was asked for: it may have gone on from elsewhere."""
+    since: float = 0.0
 
 
 class ReadAhead(Generic[_Lane, _Piece]):
@@ -69,31 +72,38 @@ class ReadAhead(Generic[_Lane, _Piece]):
             Exception: whatever reading it raises now.
         """
         ahead = self._ahead.get(lane)
-        reading = ahead.readings.pop(piece, None) if ahead is not None else None
-        if reading is not None:
-            found = (await reading.job)[reading.place]
-            if found is not None:
+        if ahead is not None:
+            reading = ahead.readings.pop(piece, None)
+            ahead.missed = reading is None
+            if reading is not None and (found := (await reading.job)[reading.place]) is not None:
                 return found
         return await self._loop.run_in_executor(self._worker, self._read_whole, lane, piece)
+
+    def wants(self, lane: _Lane) -> bool:
+        """Whether to look what comes next in a lane."""
+        ahead = self._ahead.get(lane)
+        return ahead is None or ahead.missed or len(ahead.readings) <= _FEW
 
     def prepare(self, lane: _Lane, pieces: Sequence[_Piece]) -> None:
         """These pieces will be asked for next; what else was read ahead of the lane is dropped.
 
         Args:
             lane: which lane.
-            pieces: in their order; ``READ_AHEAD_LANE_MAX`` of them matter.
+            pieces: the next ``READ_AHEAD_BATCHES_MAX``, in their order. None say nothing: who asks
+                for the newest may go on with what is older.
         """
+        if not pieces:
+            return
         before = self._ahead.pop(lane, None)
         known = before.readings if before is not None else {}
-        wanted = pieces[:READ_AHEAD_LANE_MAX]
-        readings = {piece: known[piece] for piece in wanted if piece in known}
-        missing = [piece for piece in wanted if piece not in known][:_JOB_BATCHES]
-        if len(readings) <= _JOB_BATCHES and missing and self._has_room(len(readings)):
+        readings = {piece: known[piece] for piece in pieces if piece in known}
+        missing = [piece for piece in pieces if piece not in known][:_JOB_BATCHES]
+        if missing and len(readings) <= _FEW and self._has_room(len(readings)):
             job = self._loop.run_in_executor(self._worker, self._read_all, lane, missing)
             job.add_done_callback(_heed)
             readings |= {piece: _Reading(job, place) for place, piece in enumerate(missing)}
         if readings:
-            self._ahead[lane] = _Ahead(readings, self._loop.time())
+            self._ahead[lane] = _Ahead(readings, since=self._loop.time())
 
     def drop(self) -> None:
         """Nothing will be asked for now."""
@@ -101,7 +111,7 @@ class ReadAhead(Generic[_Lane, _Piece]):
 
     def _has_room(self, more: int) -> bool:
         """Whether another job fits, beside so many batches that are counted nowhere."""
-        while len(self) + more + _JOB_BATCHES > READ_AHEAD_BATCHES_MAX:
+        while len(self) + more > _FEW:
             lane, oldest = next(iter(self._ahead.items()))
             if self._loop.time() - oldest.since < _STALE_SECONDS:
                 return False

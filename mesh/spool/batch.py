@@ -92,13 +92,18 @@ class Batch:
     Args:
         header: what it says of itself.
         data: all of its bytes.
-        body: its body as it stands.
+        head_bytes: how many of them come before its body.
     """
 
     header: BatchHeader
     data: bytes
-    body: bytes
+    head_bytes: int
     _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
+
+    @property
+    def body(self) -> bytes:
+        """Its body as it stands: a copy, which nobody needs who passes the batch on."""
+        return self.data[self.head_bytes :]
 
     @property
     def digest(self) -> bytes:
@@ -188,8 +193,8 @@ def pack(
         tenant=labels.tenant,
     )
     head = wire.encode(header)
-    data = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head + body
-    return Batch(header, data, body)
+    head = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head
+    return Batch(header, head + body, len(head))
 
 
 def _columns(raw: bytes, count: int) -> bytes | None:
@@ -215,14 +220,14 @@ def parse(data: bytes) -> Batch:
     if len(data) > BATCH_BYTES_MAX:
         raise Refused(RefusedBecause.TOO_LARGE, f"{len(data)} bytes, at most {BATCH_BYTES_MAX}")
     header, end = _parse_head(data)
-    body = data[end:]
+    body = memoryview(data)[end:]
     if len(body) != header.body_bytes or sha256(body).digest() != header.body_digest:
         raise Refused(RefusedBecause.BAD_CHECKSUM, f"{header}: the body does not match its digest")
     if header.critical:
         names = ", ".join(sorted(header.critical))
         raise Refused(RefusedBecause.UNKNOWN_EXTENSION, f"{header}: critical extension {names}")
     _check_numbers(header)
-    return Batch(header, data, body)
+    return Batch(header, data, end)
 
 
 def parse_header(data: bytes) -> BatchHeader:

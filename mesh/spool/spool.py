@@ -57,7 +57,7 @@ from schemas.errors import (
     RefusedBecause,
     StoreUnusable,
 )
-from schemas.limits import READ_AHEAD_LANE_MAX
+from schemas.limits import READ_AHEAD_BATCHES_MAX
 from schemas.messages import Epoch, Identity, Lane
 from schemas.ranges import Ranges
 from schemas.stored import StoreIdentity
@@ -402,8 +402,10 @@ class Spool:
             self._chores.losses.note_damaged_batch(epoch, lane, piece, str(damage))
             self._chores.wake()
             return None
-        backlog = self._lives[epoch][lane].backlog
-        self._ahead.prepare((lane, epoch), backlog.shelved_from(piece.stop, READ_AHEAD_LANE_MAX))
+        if self._ahead.wants((lane, epoch)):
+            backlog = self._lives[epoch][lane].backlog
+            pieces = backlog.shelved_from(piece.stop, READ_AHEAD_BATCHES_MAX)
+            self._ahead.prepare((lane, epoch), pieces)
         return found
 
     async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:

@@ -35,6 +35,7 @@ that were *sent* and wait for one. The rules:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import is_not
 from typing import Final, NamedTuple
 
 from mesh.ports import Refusal
@@ -174,11 +175,18 @@ class _Lane:
     receipts: dict[str, _Stated] = field(default_factory=dict)
     past: dict[tuple[str, Epoch], int] = field(default_factory=dict)
     """The last number that was heard of lives of holders that another one followed."""
+    _taken: Ranges = _NONE
+    _taken_of: tuple[Ranges, ...] = ()
 
     @property
     def taken(self) -> Ranges:
         """What need not be sent now."""
-        return self.released | self.parked | self.passed | self.sent
+        parts = (self.released, self.parked, self.passed, self.sent)
+        # Sets of numbers are never changed, only replaced.
+        if len(self._taken_of) != len(parts) or any(map(is_not, parts, self._taken_of)):
+            self._taken = self.released | self.parked | self.passed | self.sent
+            self._taken_of = parts
+        return self._taken
 
     @property
     def accepted(self) -> Ranges:

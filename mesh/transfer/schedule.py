@@ -302,20 +302,20 @@ class Schedule:
         return [(link, here) for link, here in at.items() if link is not None]
 
     @staticmethod
-    def _holds_up(
-        link: _Link, picked: Queue, now: float, room: Mapping[str, int]
-    ) -> Why | None:
+    def _holds_up(link: _Link, picked: Queue, now: float, room: Mapping[str, int]) -> Why | None:
         """Why what goes next over a link cannot go now."""
         if room.get(link.rule.name, 0) <= 0:
             return Why.FULL
         return Why.BUCKET if link.bucket.seconds_to(picked.bytes, now) > 0 else None
 
     def _carrier(self, lane: Lane, size: int, now: float, wall_ns: int) -> _Link | None:
-        usable = [
-            link for link in self._links.values() if link.refuses(lane, size, now, wall_ns) is None
-        ]
-        settled = [link for link in usable if now >= link.held_until]
-        return next(iter(settled or usable), None)
+        held_back = None
+        for link in self._links.values():
+            if link.refuses(lane, size, now, wall_ns) is None:
+                if now >= link.held_until:
+                    return link
+                held_back = held_back or link
+        return held_back
 
     def _passed_over(self, link: _Link, lane: Lane, size: int, now: float, wall_ns: int) -> Why:
         why = link.refuses(lane, size, now, wall_ns)

@@ -12,7 +12,7 @@ from typing import Final
 
 from mesh.ports import Accepted, Clock, Observer, Part, Refusal
 from mesh.transfer.delivery import DeliverySettings
-from mesh.transfer.schedule import Choice, Plan, Queue, Schedule
+from mesh.transfer.schedule import Choice, Queue, Schedule
 from mesh.transfer.source import Source
 from nodes.forwarding.events import BatchParked, BatchRefused, LinkStalled, SendFailed
 from nodes.forwarding.lives import Flow, Lives

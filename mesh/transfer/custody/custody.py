@@ -35,7 +35,7 @@ from mesh.transfer.custody.settings import CustodyResources, CustodySettings
 from mesh.transfer.custody.vault import Vault
 from mesh.transfer.source import Life
 from schemas.errors import DiskFailed, Refused, RefusedBecause
-from schemas.limits import READ_AHEAD_LANE_MAX
+from schemas.limits import READ_AHEAD_BATCHES_MAX
 from schemas.messages import BatchHeader, Epoch, Instant, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
@@ -238,7 +238,9 @@ class Custody:
                     raise
                 reason = str(failure)
             else:
-                self._ahead.prepare(key, holding.pending_from(kept.last + 1, READ_AHEAD_LANE_MAX))
+                if self._ahead.wants(key):
+                    pieces = holding.pending_from(kept.last + 1, READ_AHEAD_BATCHES_MAX)
+                    self._ahead.prepare(key, pieces)
                 return batch
             if kept.place == place:
                 await self._set_aside(key, kept, reason)
@@ -268,7 +270,9 @@ class Custody:
         self._observe(LifeDisowned(str(life), reason))
 
     def set_linked(self, *, up: bool) -> None:
-        """Whether a link is up changes nothing here."""
+        """Whether a link is up: what was read ahead is not kept until it is up again."""
+        if not up:
+            self._ahead.drop()
 
     async def wait_grown(self) -> Collection[Life]:
         """Returns once something has become pending since the last call: of which lives.

@@ -139,7 +139,7 @@ async def warm_up(spool: Spool, disk: JournalsDisk, records: Sequence[bytes]) ->
 @asynccontextmanager
 async def opened(disk: Disk, *, maintain: bool = True) -> AsyncIterator[Spool]:
     """A spool with real threads; its chores run beside it, unless told otherwise."""
-    with LoopThread("writer") as writer, LoopThread("worker") as worker:
+    with LoopThread("writer") as writer, ThreadPoolExecutor(1, "worker") as worker:
         resources = Resources(
             disk,
             SystemClock(),
