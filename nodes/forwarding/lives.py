@@ -222,6 +222,7 @@ class Lives:
             at, _, flow = heappop(self._timers)
             if at != flow.again_at:
                 continue
+            flow.again_at = _NEVER
             if flow.delivery.on_timer(now):
                 flow.dry.clear()
                 flow.returns += 1
@@ -241,18 +242,24 @@ class Lives:
         """When the time of the next life comes."""
         for flow in self._untimed:
             at = flow.delivery.get_timer(now)
-            flow.again_at = _NEVER if at is None else at
-            if at is not None:
-                heappush(self._timers, (at, next(self._numbers), flow))
+            before, flow.again_at = flow.again_at, _NEVER if at is None else at
+            if flow.again_at not in {before, _NEVER}:
+                self._set_timer(flow)
         self._untimed.clear()
-        if len(self._timers) > 2 * len(self._flows) + _TIMERS_SPARE:
-            self._timers = [it for it in self._timers if it[0] == it[2].again_at]
-            heapify(self._timers)
         while self._timers and self._timers[0][0] != self._timers[0][2].again_at:
             heappop(self._timers)
         return self._timers[0][0] if self._timers else _NEVER
 
     # --- privates ----------------------------------------------------------------------------
+
+    def _set_timer(self, flow: Flow) -> None:
+        """What is out of date stays until its time comes, or until there is too much of it."""
+        if len(self._timers) > 2 * len(self._flows) + _TIMERS_SPARE:
+            set_ones = [it for it in self._flows.values() if it.again_at < _NEVER]
+            self._timers = [(it.again_at, next(self._numbers), it) for it in set_ones]
+            heapify(self._timers)
+        else:
+            heappush(self._timers, (flow.again_at, next(self._numbers), flow))
 
     def _begin(self, life: Life) -> Flow:
         released = {lane: self._source.released(life, lane) for lane in Lane}
