@@ -223,9 +223,8 @@ class Lives:
             if at != flow.again_at:
                 continue
             flow.again_at = _NEVER
-            if flow.delivery.on_timer(now):
-                flow.dry.clear()
-                flow.returns += 1
+            flow.returns += flow.delivery.on_timer(now)
+            flow.dry.clear()
             self.touch(flow)
 
     async def wait_turn(self, until: float) -> None:
