@@ -5,9 +5,9 @@ that moment what comes next. So what a receipt released, what damage took, and w
 number that was reclaimed, is dropped without a word, and nothing here has to follow what happens.
 
 Some batches are read in one job, since handing a job over takes about as long as reading a batch.
-``READ_AHEAD_BATCHES_MAX`` are held in all. Where that is full nothing more is read ahead: of
-thousands of lanes that take turns each would have to make room before its turn comes, and would be
-read twice. What nobody asked for in ten seconds makes room.
+``READ_AHEAD_BATCHES_MAX`` are held of one lane, and ``READ_AHEAD_BYTES_MAX`` in all. Where that is
+full nothing more is read ahead: of thousands of lanes that take turns each would have to make room
+before its turn comes, and would be read twice. What nobody asked for in ten seconds makes room.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from mesh.spool.batch import Batch
 from schemas.errors import MeshError
-from schemas.limits import READ_AHEAD_BATCHES_MAX
+from schemas.limits import READ_AHEAD_BATCHES_MAX, READ_AHEAD_BYTES_MAX
 
 __all__ = ["ReadAhead"]
 
@@ -39,6 +39,8 @@ class _Reading(NamedTuple):
 @dataclass(slots=True)
 class _Ahead(Generic[_Piece]):
     readings: dict[_Piece, _Reading]
+    size: int
+    """How many bytes it took to begin with."""
     missed: bool = False
     """Whether something else was asked for: it may have gone on from elsewhere."""
     since: float = 0.0
@@ -50,20 +52,32 @@ class ReadAhead(Generic[_Lane, _Piece]):
     Args:
         worker: reads one after another.
         read: reads a piece of a lane; blocks. A piece is never another one later.
+        size_of: how many bytes a piece has.
     """
 
-    def __init__(self, worker: Executor, read: Callable[[_Lane, _Piece], Batch]) -> None:
+    def __init__(
+        self,
+        worker: Executor,
+        read: Callable[[_Lane, _Piece], Batch],
+        size_of: Callable[[_Piece], int],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._worker = worker
         self._read = read
+        self._size_of = size_of
         self._ahead: dict[_Lane, _Ahead[_Piece]] = {}
 
     def __repr__(self) -> str:
-        return f"<ReadAhead {len(self)} of {READ_AHEAD_BATCHES_MAX} batches>"
+        return f"<ReadAhead {len(self)} batches, {self.size} bytes>"
 
     def __len__(self) -> int:
         """How many batches are held, or being read."""
         return sum(len(ahead.readings) for ahead in self._ahead.values())
+
+    @property
+    def size(self) -> int:
+        """How many bytes these take at most."""
+        return sum(ahead.size for ahead in self._ahead.values())
 
     async def take(self, lane: _Lane, piece: _Piece) -> Batch:
         """A piece. What could not be read ahead is read once more.
@@ -98,20 +112,23 @@ class ReadAhead(Generic[_Lane, _Piece]):
         known = before.readings if before is not None else {}
         readings = {piece: known[piece] for piece in pieces if piece in known}
         missing = [piece for piece in pieces if piece not in known][:_JOB_BATCHES]
-        if missing and len(readings) <= _FEW and self._has_room(len(readings)):
+        size = sum(map(self._size_of, readings))
+        more = sum(map(self._size_of, missing))
+        if missing and len(readings) <= _FEW and self._has_room(size + more):
             job = self._loop.run_in_executor(self._worker, self._read_all, lane, missing)
             job.add_done_callback(_heed)
             readings |= {piece: _Reading(job, place) for place, piece in enumerate(missing)}
+            size += more
         if readings:
-            self._ahead[lane] = _Ahead(readings, since=self._loop.time())
+            self._ahead[lane] = _Ahead(readings, size, since=self._loop.time())
 
     def drop(self) -> None:
         """Nothing will be asked for now."""
         self._ahead.clear()
 
-    def _has_room(self, more: int) -> bool:
-        """Whether another job fits, beside so many batches that are counted nowhere."""
-        while len(self) + more > _FEW:
+    def _has_room(self, size: int) -> bool:
+        """Whether so much fits beside what the other lanes have."""
+        while self.size + size > READ_AHEAD_BYTES_MAX:
             lane, oldest = next(iter(self._ahead.items()))
             if self._loop.time() - oldest.since < _STALE_SECONDS:
                 return False

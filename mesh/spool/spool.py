@@ -149,7 +149,8 @@ class Spool:
             survey,
             partial(self.state_accounts, past=True),
         )
-        self._ahead = ReadAhead(resources.worker, partial(_read_sealed, resources.disk))
+        read = partial(_read_sealed, resources.disk)
+        self._ahead = ReadAhead(resources.worker, read, lambda piece: piece.size)
 
     def _after_commit(self) -> None:
         self._grown.set()

@@ -11,12 +11,14 @@ import pytest
 from mesh.spool.ahead import ReadAhead
 from mesh.spool.batch import Batch
 from schemas.errors import DiskFailed
-from schemas.limits import READ_AHEAD_BATCHES_MAX
+from schemas.limits import BATCH_BYTES_MAX, READ_AHEAD_BATCHES_MAX, READ_AHEAD_BYTES_MAX
 from schemas.messages import Lane
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
 from tests.spool.world import Said, opened, play
 from tests.transfer.headers import header
+
+HELD_MAX = READ_AHEAD_BYTES_MAX // BATCH_BYTES_MAX
 
 
 class Shelf:
@@ -38,7 +40,7 @@ def _play(scenario: Callable[[ReadAhead[str, int], Shelf], Any]) -> None:
     async def main(_: random.Random) -> None:
         shelf = Shelf()
         with ThreadPoolExecutor(1) as worker:
-            await scenario(ReadAhead(worker, shelf.read), shelf)
+            await scenario(ReadAhead(worker, shelf.read, lambda _: BATCH_BYTES_MAX), shelf)
 
     play(main)
 
@@ -52,6 +54,21 @@ def test_what_was_read_ahead_is_read_once() -> None:
             assert (await ahead.take("logs", piece)).data == str(piece).encode()
         assert sorted(shelf.reads) == [("logs", 1), ("logs", 2), ("logs", 3)]
         assert not len(ahead)
+
+    _play(scenario)
+
+
+def test_of_one_lane_so_many_are_read_ahead() -> None:
+    """However much room there is: what is far away may never be asked for."""
+
+    async def scenario(ahead: ReadAhead[str, int], shelf: Shelf) -> None:
+        for piece in range(30):
+            await ahead.take("logs", piece)
+            if ahead.wants("logs"):
+                ahead.prepare("logs", range(piece + 1, piece + 1 + READ_AHEAD_BATCHES_MAX))
+            assert len(ahead) <= READ_AHEAD_BATCHES_MAX
+        assert max(piece for _, piece in shelf.reads) <= 29 + READ_AHEAD_BATCHES_MAX
+        assert len(shelf.reads) == len(set(shelf.reads))
 
     _play(scenario)
 
@@ -81,10 +98,10 @@ def test_thousands_of_lanes_that_take_turns_hold_no_more_and_read_nothing_twice(
                 await ahead.take(lane, piece)
                 if ahead.wants(lane):
                     ahead.prepare(lane, range(piece + 1, piece + 9))
-                assert len(ahead) <= READ_AHEAD_BATCHES_MAX
+                assert ahead.size <= READ_AHEAD_BYTES_MAX
         asked = {(lane, piece) for lane in lanes for piece in range(3)}
         assert all(shelf.reads.count(one) == 1 for one in list(asked)[:100])
-        assert len(shelf.reads) <= len(asked) + READ_AHEAD_BATCHES_MAX
+        assert len(shelf.reads) <= len(asked) + HELD_MAX
 
     _play(scenario)
 
@@ -93,14 +110,15 @@ def test_what_nobody_asks_for_makes_room() -> None:
     """A lane that was drained another way holds up no other for long."""
 
     async def scenario(ahead: ReadAhead[str, int], shelf: Shelf) -> None:
-        for lane in "abcd":
+        for lane in "abc":
             ahead.prepare(lane, range(4))
-        assert len(ahead) == READ_AHEAD_BATCHES_MAX
+        before = len(ahead)
         ahead.prepare("e", range(4))
+        assert len(ahead) == before <= HELD_MAX
         assert ahead.wants("e")
         await asyncio.sleep(11)
         ahead.prepare("e", range(4))
-        assert len(ahead) == READ_AHEAD_BATCHES_MAX
+        assert len(ahead) == before
         await ahead.take("e", 0)
         assert shelf.reads.count(("e", 0)) == 1
         ahead.drop()

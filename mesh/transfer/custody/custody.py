@@ -113,7 +113,8 @@ class Custody:
         self._vault = Vault(resources, settings, self._spoken.set, self._chores.set)
         self._to_lose: list[tuple[LaneKey, Ranges, str]] = []
         self._relays: dict[LaneKey, Receipt] = {}
-        self._ahead = ReadAhead(resources.worker, partial(_fetch, resources.disk))
+        read = partial(_fetch, resources.disk)
+        self._ahead = ReadAhead(resources.worker, read, lambda kept: kept.place.size)
 
     @classmethod
     async def open(cls, resources: CustodyResources, settings: CustodySettings) -> Self:
