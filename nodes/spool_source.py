@@ -1,6 +1,6 @@
 """A node's own spool, as what a forwarder drains."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mesh.spool.batch import Batch
 from mesh.spool.spool import Spool
@@ -81,9 +81,10 @@ class SpoolSource:
         """Tells whether a link is up: then what is fresh is sent before it is sealed."""
         self._spool.set_linked(up=up)
 
-    async def wait_grown(self) -> None:
-        """Returns once something has become durable since the last call."""
+    async def wait_grown(self) -> Collection[Life]:
+        """Returns once something has become pending since the last call: of which lives."""
         await self._spool.wait_grown()
+        return self.lives()
 
     def _is_ours(self, life: Life) -> bool:
         return (life.site, life.node) == (self._site, self._node)

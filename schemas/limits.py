@@ -61,6 +61,8 @@ __all__ = [
     "QUARANTINE_FILES_MAX",
     "RANGES_MAX",
     "READING_BYTES_MAX",
+    "READ_AHEAD_BATCHES_MAX",
+    "READ_AHEAD_BYTES_MAX",
     "RECEIPT_BYTES_MAX",
     "RECORDS_PER_FRAME_MAX",
     "RECORD_BYTES_MAX",
@@ -130,7 +132,9 @@ BATCH_HEADER_BYTES_MAX: Final = 16 * KIB
 BATCH_BYTES_MAX: Final = 288 * KIB
 
 # The transfer.
-SEND_WINDOW_BATCHES: Final = 16
+SEND_WINDOW_BATCHES: Final = 32
+READ_AHEAD_BATCHES_MAX: Final = 8
+READ_AHEAD_BYTES_MAX: Final = 4 * MIB
 PART_BYTES_MIN: Final = 512
 INTAKE_BATCHES_MAX: Final = 256
 RECEIPT_BYTES_MAX: Final = 256 * KIB
@@ -174,6 +178,7 @@ assert 2 * PAST_EPOCHS_MAX * 7 * 18 * EXPLAINED_SPANS_MAX <= STORE_BYTES_MAX // 
 assert JOURNAL_HEADER_BYTES_MAX + RECORD_BYTES_MAX <= SPARE_BYTES_MIN, (
     "a full disk leaves room to state a loss"
 )
+assert 4 * BATCH_BYTES_MAX <= READ_AHEAD_BYTES_MAX, "a few batches can be read ahead"
 assert PART_BYTES_MIN <= BATCH_BYTES_MAX, "a batch is at least one part"
 assert 2 * 18 * LEDGER_SPANS_MAX + 2 * KIB <= CUSTODY_LANE_BYTES_MAX, (
     "what is held of a lane, and what was released, fits into an entry"

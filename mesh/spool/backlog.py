@@ -86,6 +86,18 @@ class Backlog:
                 return sealed
         return frames or None
 
+    def shelved_from(self, start: int, count: int) -> Sequence[Sealed]:
+        """The first so many batches on the shelf that hold a number at or above ``start``."""
+        index = bisect_right(self._sealed, start, key=_stop_of_sealed)
+        return self._sealed[index : index + count]
+
+    def has_from(self, start: int) -> bool:
+        """Whether a number at or above ``start`` is pending."""
+        ends = [self._sealed[-1].stop] if self._sealed else []
+        if self._fresh:
+            ends.append(self._fresh[-1].frame.header.stop)
+        return max(ends, default=0) > start or bool(self.kept.wanted_from(start))
+
     def _run_from(self, start: int) -> tuple[Located, ...]:
         index = bisect_right(self._fresh, start, key=_stop_of_fresh)
         near = self._fresh[index : index + FRAMES_PER_BATCH_MAX]

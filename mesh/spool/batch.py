@@ -26,7 +26,7 @@ sameness is judged on the chain, never on the compressed bytes. The only importe
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import accumulate, pairwise
 from typing import Final, assert_never
@@ -93,17 +93,25 @@ class Batch:
     Args:
         header: what it says of itself.
         data: all of its bytes.
-        body: its body as it stands.
+        head_bytes: how many of them come before its body.
     """
 
     header: BatchHeader
     data: bytes
-    body: bytes
+    head_bytes: int
+    _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
+
+    @property
+    def body(self) -> bytes:
+        """Its body as it stands: a copy, which nobody needs who passes the batch on."""
+        return self.data[self.head_bytes :]
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of all of its bytes: what a link calls it."""
-        return sha256(self.data).digest()
+        """SHA-256 of all of its bytes: what a link calls it. Worked out once."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", sha256(self.data).digest())
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,8 +194,8 @@ def pack(
         tenant=labels.tenant,
     )
     head = wire.encode(header)
-    data = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head + body
-    return Batch(header, data, body)
+    head = _HEAD.pack(_MAGIC, _VERSION, _RESERVED, len(head), zlib.crc32(head)) + head
+    return Batch(header, head + body, len(head))
 
 
 def _columns(raw: bytes, count: int) -> bytes | None:
@@ -213,14 +221,14 @@ def parse(data: bytes) -> Batch:
     if len(data) > BATCH_BYTES_MAX:
         raise Refused(RefusedBecause.TOO_LARGE, f"{len(data)} bytes, at most {BATCH_BYTES_MAX}")
     header, end = _parse_head(data)
-    body = data[end:]
+    body = memoryview(data)[end:]
     if len(body) != header.body_bytes or sha256(body).digest() != header.body_digest:
         raise Refused(RefusedBecause.BAD_CHECKSUM, f"{header}: the body does not match its digest")
     if header.critical:
         names = ", ".join(sorted(header.critical))
         raise Refused(RefusedBecause.UNKNOWN_EXTENSION, f"{header}: critical extension {names}")
     _check_numbers(header)
-    return Batch(header, data, body)
+    return Batch(header, data, end)
 
 
 def parse_header(data: bytes) -> BatchHeader:

@@ -34,6 +34,7 @@ from mesh.ports import Disk
 from mesh.spool import epochs, events, journal, sealing, shelf, store
 from mesh.spool.accounts import statements
 from mesh.spool.age import running_offset_ns
+from mesh.spool.ahead import ReadAhead
 from mesh.spool.batch import Batch
 from mesh.spool.chores import Chores
 from mesh.spool.commit import Located, Writer
@@ -56,6 +57,7 @@ from schemas.errors import (
     RefusedBecause,
     StoreUnusable,
 )
+from schemas.limits import READ_AHEAD_BATCHES_MAX
 from schemas.messages import Epoch, Identity, Lane
 from schemas.ranges import Ranges
 from schemas.stored import StoreIdentity
@@ -147,6 +149,8 @@ class Spool:
             survey,
             partial(self.state_accounts, past=True),
         )
+        read = partial(_read_sealed, resources.disk)
+        self._ahead = ReadAhead(resources.worker, read, lambda piece: piece.size)
 
     def _after_commit(self) -> None:
         self._grown.set()
@@ -390,18 +394,20 @@ class Spool:
     def has_pending(self, lane: Lane, start: int, epoch: Epoch | None = None) -> bool:
         """Whether a number at or above ``start`` is pending."""
         state = self._lane(lane, epoch)
-        if state is None:
-            return False
-        backlog = state.backlog
-        return bool(backlog.kept.wanted_from(start)) or backlog.next_piece(start) is not None
+        return state is not None and state.backlog.has_from(start)
 
     async def _read_sealed(self, lane: Lane, epoch: Epoch, piece: Sealed) -> Batch | None:
         try:
-            return await self._in_worker(shelf.read, self._resources.disk, lane, epoch, piece)
+            found = await self._ahead.take((lane, epoch), piece)
         except (Damaged, FileNotFoundError) as damage:
             self._chores.losses.note_damaged_batch(epoch, lane, piece, str(damage))
             self._chores.wake()
             return None
+        if self._ahead.wants((lane, epoch)):
+            backlog = self._lives[epoch][lane].backlog
+            pieces = backlog.shelved_from(piece.stop, READ_AHEAD_BATCHES_MAX)
+            self._ahead.prepare((lane, epoch), pieces)
+        return found
 
     async def _read_fresh(self, lane: Lane, piece: tuple[Located, ...]) -> Batch | None:
         packed = await self._in_worker(
@@ -472,6 +478,7 @@ class Spool:
         """Tells whether a link is up: then what is fresh is sent before it is sealed."""
         if self._chores.linked != up:
             self._chores.linked = up
+            self._ahead.drop()
             self._chores.wake()
 
     async def give_up_epoch(self, reason: str) -> None:
@@ -555,6 +562,10 @@ def _open_locked(resources: Resources, settings: SpoolSettings) -> _Opened:
         told.append(events.EpochBegun(str(identity.epoch), why))
     spares, highest = journal.spares(disk)
     return _Opened(identity, survey, told, offset_ns, spares, highest)
+
+
+def _read_sealed(disk: Disk, place: tuple[Lane, Epoch], piece: Sealed) -> Batch:
+    return shelf.read(disk, *place, piece)
 
 
 def _tidy(disk: Disk, identity: StoreIdentity) -> None:

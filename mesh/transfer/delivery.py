@@ -26,7 +26,7 @@ that were *sent* and wait for one. The rules:
 - A receipt is refused, and the data kept, when it is for another node or epoch, speaks of numbers
   that were never written, or names a chain that is not the one that was sent. An older receipt than
   the last of the same holder's life changes nothing.
-- A receipt of a life of its holder that is over changes nothing.
+- A receipt of a life of its holder that is over changes nothing (``mesh.transfer.holders``).
 - A holder that begins a new life may have lost what it held. What its newest receipt no longer
   states, and no other holder does, is *lost*: no longer released, and to be offered again.
 - A receipt may give *credit*: how many bytes more the holder takes until its next one. Without
@@ -34,13 +34,14 @@ that were *sent* and wait for one. The rules:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mesh.ports import Refusal
+from mesh.transfer.outgoing import Outgoing, Sending
 from mesh.transfer.turns import LaneRule
 from schemas.errors import Refused, RefusedBecause
-from schemas.limits import HOLDERS_MAX, RANGES_MAX, SEND_WINDOW_BATCHES
+from schemas.limits import SEND_WINDOW_BATCHES
 from schemas.messages import BatchHeader, Epoch, Lane, Receipt
 from schemas.ranges import Ranges
 
@@ -53,13 +54,7 @@ __all__ = [
     "Released",
 ]
 
-_CHAINS_KEPT: Final = 1024
-_PARKED_MAX: Final = 256
-_PARKED_SECONDS: Final = 3600.0
 _NOT_BEFORE_SECONDS_MAX: Final = 600.0
-_SILENT_SECONDS: Final = 3600.0
-_PAST_LIVES_MAX: Final = 16
-_UNANSWERED_MAX: Final = 4096
 _PATIENCE_DOUBLINGS_MAX: Final = 3
 _LIVE_LAG: Final = 256
 _LIVE_NEWEST: Final = 64
@@ -134,134 +129,6 @@ class LaneProgress:
     resends: int
 
 
-class _Sending(NamedTuple):
-    start: int
-    stop: int
-    size: int
-
-
-class _Stated(NamedTuple):
-    """What a holder said last."""
-
-    life: Epoch
-    number: int
-    numbers: Ranges
-    at: float
-
-
-@dataclass(slots=True)
-class _Lane:
-    rule: LaneRule
-    released: Ranges
-    sent: Ranges = _NONE
-    live_from: int = 0
-    under_way: dict[int, _Sending] = field(default_factory=dict)
-    tries: dict[int, int] = field(default_factory=dict)
-    parked: Ranges = _NONE
-    unpark_at: float | None = None
-    passed: Ranges = _NONE
-    """What stayed without a receipt while none came."""
-    accepted_at: float | None = None
-    unanswered: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """Accepted batches without a receipt: where each ends and when that was, by where it starts."""
-    in_vain: int = 0
-    """How often a receipt was overdue since the last one came."""
-    next_at: float = 0.0
-    live_at: float = 0.0
-    """Until when what is live gathers records; history does not wait for that."""
-    resends: int = 0
-    chains: dict[int, bytes] = field(default_factory=dict)
-    receipts: dict[str, _Stated] = field(default_factory=dict)
-    past: dict[tuple[str, Epoch], int] = field(default_factory=dict)
-    """The last number that was heard of lives of holders that another one followed."""
-
-    @property
-    def taken(self) -> Ranges:
-        """What need not be sent now."""
-        return self.released | self.parked | self.passed | self.sent
-
-    @property
-    def accepted(self) -> Ranges:
-        """What was accepted and has no receipt."""
-        return self.sent - Ranges.of((item.start, item.stop) for item in self.under_way.values())
-
-    def go_back(self) -> None:
-        """What was accepted and has no receipt is to be sent again."""
-        accepted = self.accepted
-        self.resends += bool(accepted)
-        self.sent -= accepted
-        self.unanswered.clear()
-        self.accepted_at = None
-
-    @property
-    def is_probing(self) -> bool:
-        """Whether a batch is on its way to find out whether receipts come again."""
-        return self.in_vain > 0 and (bool(self.under_way) or self.accepted_at is not None)
-
-    def end_life(self, holder: str, known: _Stated) -> None:
-        """A holder has begun another life."""
-        self.past[holder, known.life] = known.number
-        if len(self.past) > _PAST_LIVES_MAX:
-            del self.past[next(iter(self.past))]
-
-    def is_late(self, receipt: Receipt, now: float) -> bool:
-        """Whether a receipt is of a life that is over.
-
-        Receipts overtake each other: which life came last says little. One that says something new
-        is the holder's present life if it began after the one that took its place, or if that one
-        has fallen silent: a holder that was restored from a copy may count its lives from less.
-        """
-        heard = self.past.get((receipt.holder, receipt.life))
-        if heard is None:
-            return False
-        known = self.receipts.get(receipt.holder)
-        if receipt.number <= heard or known is None:
-            return receipt.number <= heard
-        silent = now - known.at >= _SILENT_SECONDS
-        return receipt.life.counter <= known.life.counter and not silent
-
-    def count_try(self, start: int, tries_max: int) -> bool:
-        """A batch was sent for nothing; whether that was its last try."""
-        tries = self.tries.pop(start, 0) + 1
-        if tries >= tries_max:
-            return len(self.parked.spans) < _PARKED_MAX
-        self.tries[start] = tries
-        while len(self.tries) > _CHAINS_KEPT:
-            self.tries.pop(next(iter(self.tries)))
-        return False
-
-    def pass_over(self) -> None:
-        """What was sent to find out had no receipt either: the next one is tried."""
-        for start, stop in self.accepted.spans:
-            if len(self.passed.spans) < _PARKED_MAX:
-                self.passed = self.passed.add(start, stop)
-
-    def park(self, start: int, stop: int, now: float) -> None:
-        """A batch was refused, or not answered, too often: it is tried again much later."""
-        self.parked = self.parked.add(start, stop)
-        if self.unpark_at is None:
-            self.unpark_at = now + _PARKED_SECONDS
-
-    def answer(self, stated: Ranges, patience: float, tries_max: int, now: float) -> None:
-        """Receipts state these numbers: what they should have stated before is to be sent again."""
-        answered = [
-            start for start, (stop, _) in self.unanswered.items() if stated.covers(start, stop)
-        ]
-        newest = max((self.unanswered.pop(start)[1] for start in answered), default=0.0)
-        late = [start for start, (_, at) in self.unanswered.items() if at + patience < newest]
-        for start in late:
-            stop, _ = self.unanswered.pop(start)
-            self.sent -= Ranges(((start, stop),))
-            self.resends += 1
-            if self.count_try(start, tries_max):
-                self.park(start, stop, now)
-
-    def lose(self, sending: _Sending) -> None:
-        """A sending came to nothing."""
-        self.sent -= Ranges(((sending.start, sending.stop),))
-        self.resends += 1
-
-
 class Delivery:
     """The sending side for one life of a spool.
 
@@ -290,7 +157,7 @@ class Delivery:
         self._tickets = 0
         self._credit: int | None = None
         self._lanes = {
-            lane: _Lane(rules.get(lane, _PLAIN), released.get(lane, _NONE)) for lane in Lane
+            lane: Outgoing(rules.get(lane, _PLAIN), released.get(lane, _NONE)) for lane in Lane
         }
 
     def __repr__(self) -> str:
@@ -380,7 +247,7 @@ class Delivery:
         """Whether something that was sent has no receipt."""
         return any(state.under_way or state.unanswered for state in self._lanes.values())
 
-    def _patience(self, state: _Lane) -> float:
+    def _patience(self, state: Outgoing) -> float:
         doubled: int = 2 ** min(state.in_vain, _PATIENCE_DOUBLINGS_MAX)
         return self._settings.receipt_seconds * doubled
 
@@ -413,7 +280,7 @@ class Delivery:
 
     def on_skipped(self, lane: Lane, start: int, stop: int) -> None:
         """Of these numbers there is nothing to send: they were sent, or never will be."""
-        self._mark_sent(self._lanes[lane], start, stop)
+        self._lanes[lane].mark_sent(start, stop)
 
     def on_sent(
         self, header: BatchHeader, now: float, *, more: bool, start: int | None = None
@@ -432,33 +299,18 @@ class Delivery:
         """
         state = self._lanes[header.lane]
         begin = header.first if start is None else min(start, header.first)
-        self._mark_sent(state, begin, header.last + 1)
+        state.mark_sent(begin, header.last + 1)
         self._tickets += 1
-        state.under_way[self._tickets] = _Sending(begin, header.last + 1, header.body_bytes)
+        state.under_way[self._tickets] = Sending(begin, header.last + 1, header.body_bytes)
         if not more and header.raw_bytes < self._settings.full_bytes:
             until = now + state.rule.linger_seconds
             if state.rule.live:
                 state.live_at = max(state.live_at, until)
             else:
                 state.next_at = max(state.next_at, until)
-        self._remember(state, header.first, header.chain_before)
-        self._remember(state, header.last + 1, header.chain_after)
+        state.remember(header.first, header.chain_before)
+        state.remember(header.last + 1, header.chain_after)
         return self._tickets
-
-    @staticmethod
-    def _mark_sent(state: _Lane, start: int, stop: int) -> None:
-        state.sent = state.sent.add(start, stop)
-        if len(state.sent.spans) > RANGES_MAX:
-            # What is dropped is sent again, and taken once.
-            state.sent = Ranges(state.sent.spans[-RANGES_MAX:])
-
-    @staticmethod
-    def _remember(state: _Lane, number: int, chain: bytes) -> None:
-        # What was sent again is new again: the oldest is what goes.
-        state.chains.pop(number, None)
-        state.chains[number] = chain
-        while len(state.chains) > _CHAINS_KEPT:
-            state.chains.pop(next(iter(state.chains)))
 
     def on_accepted(self, lane: Lane, ticket: int, now: float) -> None:
         """The transport took a batch.
@@ -471,11 +323,7 @@ class Delivery:
             return
         if self._credit is not None:
             self._credit -= sending.size
-        if state.accepted_at is None:
-            state.accepted_at = now
-        state.unanswered[sending.start] = (sending.stop, now)
-        if len(state.unanswered) > _UNANSWERED_MAX:
-            del state.unanswered[next(iter(state.unanswered))]
+        state.await_receipt(sending, now)
 
     def on_refused(self, lane: Lane, ticket: int, refusal: Refusal, now: float) -> bool:
         """A batch was refused: its lane pauses and goes back, or moves on without it.
@@ -509,13 +357,7 @@ class Delivery:
         """The link broke, or came up anew: all that is not released is sent again."""
         self._credit = None
         for state in self._lanes.values():
-            state.under_way.clear()
-            state.tries.clear()
-            state.parked = state.passed = _NONE
-            state.unpark_at = None
-            state.next_at = state.live_at = 0.0
-            state.in_vain = 0
-            state.go_back()
+            state.on_break()
 
     def on_timer(self, now: float) -> bool:
         """Time has passed: lanes whose receipt is overdue go back.
@@ -524,9 +366,7 @@ class Delivery:
             Whether one was.
         """
         for state in self._lanes.values():
-            if state.unpark_at is not None and now >= state.unpark_at:
-                state.parked, state.unpark_at = _NONE, None
-                state.tries.clear()
+            state.unpark(now)
         overdue = [
             state
             for state in self._lanes.values()
@@ -562,26 +402,18 @@ class Delivery:
         """
         self._check(receipt, durable)
         state = self._lanes[receipt.lane]
-        if state.is_late(receipt, now):
+        if state.holders.is_late(receipt, now):
             return Released(receipt.lane, _NONE, receipt.holder)
         stated = Ranges.of([(0, receipt.watermark)]) | receipt.held
-        known = state.receipts.get(receipt.holder)
-        newest = known is None or known.life != receipt.life or receipt.number >= known.number
         lost = _NONE
-        if newest:
-            lost = self._lost(state, receipt, known, stated, held_before)
-            if known is not None and known.life != receipt.life:
-                state.end_life(receipt.holder, known)
-            state.past.pop((receipt.holder, receipt.life), None)
-            state.receipts.pop(receipt.holder, None)
-            state.receipts[receipt.holder] = _Stated(receipt.life, receipt.number, stated, now)
+        if state.holders.is_newest(receipt):
+            lost = state.holders.lost(receipt, stated, held_before) & state.released
+            state.holders.hear(receipt, stated, now)
             if receipt.credit_bytes:
                 self._credit = receipt.credit_bytes
             if receipt.not_before_ms:
                 pause = min(receipt.not_before_ms / 1000, _NOT_BEFORE_SECONDS_MAX)
                 state.next_at = max(state.next_at, now + pause)
-        while len(state.receipts) > HOLDERS_MAX:
-            state.receipts.pop(next(iter(state.receipts)))
         numbers = stated - state.released
         state.released = (state.released | stated) - lost
         state.sent -= stated
@@ -596,22 +428,6 @@ class Delivery:
             state.passed = _NONE
             state.accepted_at = now if state.accepted else None
         return Released(receipt.lane, stated if numbers else numbers, receipt.holder, lost)
-
-    @staticmethod
-    def _lost(
-        state: _Lane, receipt: Receipt, known: _Stated | None, stated: Ranges, held_before: int
-    ) -> Ranges:
-        if known is None:
-            before = Ranges.of([(0, held_before)])
-        elif known.life != receipt.life:
-            before = known.numbers
-        else:
-            return _NONE
-        lost = (before - stated) & state.released
-        for holder, other in state.receipts.items():
-            if holder != receipt.holder:
-                lost -= other.numbers
-        return lost
 
     def _check(self, receipt: Receipt, durable: int) -> None:
         if (receipt.site, receipt.node, receipt.epoch) != (self._site, self._node, self._epoch):

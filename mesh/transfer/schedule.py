@@ -228,10 +228,10 @@ class Schedule:
         link.day.take(size, now, wall_ns)
         link.turns.on_sent(choice.queue, size)
 
-    def plan(
+    def choose(
         self, now: float, wall_ns: int, queues: Sequence[Queue], room: Mapping[str, int]
-    ) -> Plan:
-        """What to send next.
+    ) -> Choice | None:
+        """What to send next, as ``plan`` says it, without the reasons.
 
         Args:
             now: seconds on the monotonic clock.
@@ -240,13 +240,28 @@ class Schedule:
             room: how many bytes the send window of each link still takes. A part goes while it is
                 above 0: a window may be passed by less than a part.
         """
+        carriers = self._carriers(now, wall_ns, _sizes(queues))
+        for link, here in self._at_links(queues, carriers):
+            picked = link.turns.pick(here)
+            if picked is not None and self._holds_up(link, picked, now, room) is None:
+                return Choice(link.rule.name, picked)
+        return None
+
+    def plan(
+        self, now: float, wall_ns: int, queues: Sequence[Queue], room: Mapping[str, int]
+    ) -> Plan:
+        """What to send next, and why the rest waits.
+
+        Args:
+            now: seconds on the monotonic clock.
+            wall_ns: UTC in ns since 1970.
+            queues: all that could send a part now.
+            room: how many bytes the send window of each link still takes.
+        """
         waits: dict[tuple[str, Lane], Why] = {}
         times: list[float] = []
-        at: dict[str, list[Queue]] = {name: [] for name in self._links}
-        sizes: dict[Lane, int] = {}
-        for queue in queues:
-            sizes[queue.lane] = max(queue.bytes, sizes.get(queue.lane, 1))
-        carriers = {lane: self._carrier(lane, size, now, wall_ns) for lane, size in sizes.items()}
+        sizes = _sizes(queues)
+        carriers = self._carriers(now, wall_ns, sizes)
         for lane in Lane:
             for name, link in self._links.items():
                 if lane not in sizes:
@@ -254,38 +269,53 @@ class Schedule:
                 elif carriers[lane] is not link:
                     waits[name, lane] = self._passed_over(link, lane, sizes[lane], now, wall_ns)
                     times += self._timers(link, waits[name, lane], now, wall_ns)
-        for queue in queues:
-            carrier = carriers[queue.lane]
-            if carrier is not None:
-                at[carrier.rule.name].append(queue)
         choice = None
-        for name, here in at.items():
-            link = self._links[name]
-            picked = link.turns.pick(here)
+        for link, here in self._at_links(queues, carriers):
+            name, picked = link.rule.name, link.turns.pick(here)
             if picked is None:
                 continue
-            delay = link.bucket.seconds_to(picked.bytes, now)
-            why = Why.BEHIND
-            if room.get(name, 0) <= 0:
-                why = Why.FULL
-            elif delay > 0:
-                why = Why.BUCKET
-                times.append(now + delay)
-            elif choice is None:
+            why = self._holds_up(link, picked, now, room)
+            if why is Why.BUCKET:
+                times.append(now + link.bucket.seconds_to(picked.bytes, now))
+            elif why is None and choice is None:
                 choice = Choice(name, picked)
-            waits |= {(name, queue.lane): why for queue in here}
+            waits |= {(name, queue.lane): why or Why.BEHIND for queue in here}
         if choice is not None:
             del waits[choice.link, choice.queue.lane]
         return Plan(choice, min(times, default=None), waits)
 
     # --- privates ----------------------------------------------------------------------------
 
+    def _carriers(
+        self, now: float, wall_ns: int, sizes: Mapping[Lane, int]
+    ) -> dict[Lane, _Link | None]:
+        """Which link carries each lane, whose next part has so many bytes at most."""
+        return {lane: self._carrier(lane, size, now, wall_ns) for lane, size in sizes.items()}
+
+    def _at_links(
+        self, queues: Sequence[Queue], carriers: Mapping[Lane, _Link | None]
+    ) -> Sequence[tuple[_Link, list[Queue]]]:
+        """The links in the order of preference, and what waits at each."""
+        at: dict[_Link | None, list[Queue]] = {link: [] for link in (*self._links.values(), None)}
+        for queue in queues:
+            at[carriers[queue.lane]].append(queue)
+        return [(link, here) for link, here in at.items() if link is not None]
+
+    @staticmethod
+    def _holds_up(link: _Link, picked: Queue, now: float, room: Mapping[str, int]) -> Why | None:
+        """Why what goes next over a link cannot go now."""
+        if room.get(link.rule.name, 0) <= 0:
+            return Why.FULL
+        return Why.BUCKET if link.bucket.seconds_to(picked.bytes, now) > 0 else None
+
     def _carrier(self, lane: Lane, size: int, now: float, wall_ns: int) -> _Link | None:
-        usable = [
-            link for link in self._links.values() if link.refuses(lane, size, now, wall_ns) is None
-        ]
-        settled = [link for link in usable if now >= link.held_until]
-        return next(iter(settled or usable), None)
+        held_back = None
+        for link in self._links.values():
+            if link.refuses(lane, size, now, wall_ns) is None:
+                if now >= link.held_until:
+                    return link
+                held_back = held_back or link
+        return held_back
 
     def _passed_over(self, link: _Link, lane: Lane, size: int, now: float, wall_ns: int) -> Why:
         why = link.refuses(lane, size, now, wall_ns)
@@ -304,3 +334,11 @@ class Schedule:
             opens = seconds_to_open(link.rule.windows, wall_ns)
             return [now + min(_WALL_SECONDS_MAX, opens or _WALL_SECONDS_MAX)]
         return []
+
+
+def _sizes(queues: Sequence[Queue]) -> dict[Lane, int]:
+    """How large the largest part is that each lane could send next; at least a byte."""
+    sizes: dict[Lane, int] = {}
+    for queue in queues:
+        sizes[queue.lane] = max(queue.bytes, sizes.get(queue.lane, 1))
+    return sizes

@@ -4,7 +4,7 @@ Both hold batches by *life*, one life of one node's spool, and lane; both releas
 on nothing else. The forwarder knows no other difference between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from mesh.spool.batch import Batch
@@ -100,6 +100,9 @@ class Source(Protocol):
         """Tells whether a link is up."""
         ...
 
-    async def wait_grown(self) -> None:
-        """Returns once something has become pending since the last call. One waiter."""
+    async def wait_grown(self) -> Collection[Life]:
+        """Returns once something has become pending since the last call: of which lives.
+
+        One waiter.
+        """
         ...

@@ -8,13 +8,12 @@ from mesh.transfer.parts import part_of
 from mesh.transfer.source import Life
 from schemas.messages import Lane
 
-__all__ = ["Key", "Transfer"]
+__all__ = ["Place", "Transfer"]
 
 
-class Key(NamedTuple):
-    """The place that a batch has in the queue: at most one is being cut into parts for each."""
+class Place(NamedTuple):
+    """The place that a batch has in its life: at most one is being cut into parts for each."""
 
-    life: Life
     lane: Lane
     live: bool
 
@@ -23,13 +22,15 @@ class Transfer:
     """One batch on its way over one link at a time.
 
     Args:
-        key: its place.
+        life: of which life.
+        place: which place it has there.
         batch: what is sent.
         ticket: of its delivery.
     """
 
-    def __init__(self, key: Key, batch: Batch, ticket: int) -> None:
-        self.key = key
+    def __init__(self, life: Life, place: Place, batch: Batch, ticket: int) -> None:
+        self.life = life
+        self.place = place
         self.batch = batch
         self.ticket = ticket
         self.link = ""

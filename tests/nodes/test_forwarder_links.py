@@ -340,7 +340,7 @@ def test_accounting_of_sends_survives_any_order_of_breaks() -> None:
         async with asyncio.timeout(10):
             await world.forwarder.drained()
         await asyncio.sleep(5)
-        assert world.forwarder._sends == 0
-        assert not world.forwarder._transfers()
+        assert world.forwarder._sender.sends == 0
+        assert not world.forwarder._sender.transfers()
 
     _play(scenario, first, second)

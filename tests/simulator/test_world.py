@@ -15,7 +15,7 @@ import pytest
 from mesh.transfer import ledger
 from mesh.transfer.ledger import Taken
 from mesh.transfer.source import Life
-from nodes.forwarder import Forwarder
+from nodes.forwarding.sender import Sender
 from nodes.headquarters.ingest import Ingest
 from schemas.messages import BatchHeader, Epoch, Lane, Receipt, Stage
 from schemas.stored import LaneLedger
@@ -240,7 +240,7 @@ def test_an_overlap_sliced_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert "has two rows" in held_up()
 
 
-class _EagerForwarder(Forwarder):
+class _EagerSender(Sender):
     """Releases what the transport has accepted."""
 
     def _on_answer(self, route, transfer, part, answer, now) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -257,5 +257,5 @@ class _EagerForwarder(Forwarder):
 
 def test_a_release_by_acknowledgement_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted in the forwarder: what the transport accepted is released without a receipt."""
-    monkeypatch.setattr("simulator.world.forwarding.Forwarder", _EagerForwarder)
+    monkeypatch.setattr("nodes.forwarder.Sender", _EagerSender)
     assert "released without a receipt" in held_up()

@@ -278,7 +278,7 @@ def test_holders_are_bounded() -> None:
     _sent(delivery, (0, 9))
     for n in range(1000):
         delivery.on_receipt(receipt_of(4, holder=f"h{n}"), 9, 0.0)
-    assert len(delivery._lanes[Lane.EVENTS].receipts) == HOLDERS_MAX
+    assert len(delivery._lanes[Lane.EVENTS].holders._stated) == HOLDERS_MAX
 
 
 def test_chains_are_kept_for_the_newest_sent() -> None:
@@ -286,8 +286,8 @@ def test_chains_are_kept_for_the_newest_sent() -> None:
     delivery = _delivery()
     sample = header(0, 1)
     for n in range(2000):
-        delivery._remember(delivery._lanes[Lane.EVENTS], n, sample.chain_after)
-    delivery._remember(delivery._lanes[Lane.EVENTS], 1500, sample.chain_before)
+        delivery._lanes[Lane.EVENTS].remember(n, sample.chain_after)
+    delivery._lanes[Lane.EVENTS].remember(1500, sample.chain_before)
     kept = delivery._lanes[Lane.EVENTS].chains
     assert len(kept) == 1024
     assert list(kept)[-1] == 1500

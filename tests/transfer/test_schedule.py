@@ -242,6 +242,8 @@ class Links(RuleBasedStateMachine):
         queues = [_queue(lane, size) for lane in lanes]
         room = {name: int(name not in full) for name in self.up}
         plan = self.schedule.plan(self.now, self.wall_ns, queues, room)
+        chosen = self.schedule.choose(self.now, self.wall_ns, queues, room)
+        assert chosen == plan.choice, "the same, with the reasons and without"
         said = {lane for _, lane in plan.waits} | (
             {plan.choice.queue.lane} if plan.choice else set()
         )

@@ -16,12 +16,14 @@ All calls but those marked ``async`` return at once. One task runs ``maintain``.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Self
 
-from mesh.ports import Arrival
+from mesh.ports import Arrival, Disk
+from mesh.spool.ahead import ReadAhead
 from mesh.spool.batch import Batch
 from mesh.transfer import ledger
 from mesh.transfer.custody import quarantine
@@ -33,6 +35,7 @@ from mesh.transfer.custody.settings import CustodyResources, CustodySettings
 from mesh.transfer.custody.vault import Vault
 from mesh.transfer.source import Life
 from schemas.errors import DiskFailed, Refused, RefusedBecause
+from schemas.limits import READ_AHEAD_BATCHES_MAX
 from schemas.messages import BatchHeader, Epoch, Instant, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from schemas.stored import LaneLedger, PartitionLedger
@@ -104,11 +107,14 @@ class Custody:
         self._settings = settings
         self._lock = asyncio.Lock()
         self._grown = asyncio.Event()
+        self._grown_lives: dict[Life, None] = {}
         self._chores = asyncio.Event()
         self._spoken = asyncio.Event()
         self._vault = Vault(resources, settings, self._spoken.set, self._chores.set)
         self._to_lose: list[tuple[LaneKey, Ranges, str]] = []
         self._relays: dict[LaneKey, Receipt] = {}
+        read = partial(_fetch, resources.disk)
+        self._ahead = ReadAhead(resources.worker, read, lambda kept: kept.place.size)
 
     @classmethod
     async def open(cls, resources: CustodyResources, settings: CustodySettings) -> Self:
@@ -121,8 +127,7 @@ class Custody:
         """
         self = cls(resources, settings)
         await self._vault.open()
-        if self._vault.lives():
-            self._grown.set()
+        self._grow(self._vault.lives())
         return self
 
     def __repr__(self) -> str:
@@ -221,11 +226,11 @@ class Custody:
         while True:
             holding = self._vault.holdings.get(key)
             kept = holding.first_from(start) if holding is not None else None
-            if kept is None:
+            if holding is None or kept is None:
                 return None
             place = kept.place
             try:
-                return await self._vault.in_worker(fetch, self._resources.disk, kept)
+                batch = await self._ahead.take(key, kept)
             except (Refused, FileNotFoundError) as wrong:
                 reason = str(wrong)
             except DiskFailed as failure:
@@ -233,6 +238,11 @@ class Custody:
                 if kept.failures < _READ_TRIES:
                     raise
                 reason = str(failure)
+            else:
+                if self._ahead.wants(key):
+                    pieces = holding.pending_from(kept.last + 1, READ_AHEAD_BATCHES_MAX)
+                    self._ahead.prepare(key, pieces)
+                return batch
             if kept.place == place:
                 await self._set_aside(key, kept, reason)
 
@@ -253,7 +263,7 @@ class Custody:
         back, gone = self._vault.reclaim(key, numbers, holder)
         if gone:
             self._to_lose.append((key, gone, f"{holder} lost them, and they are no longer here"))
-        self._grown.set()
+        self._grow([life])
         return back
 
     async def disown(self, life: Life, reason: str) -> None:
@@ -261,12 +271,24 @@ class Custody:
         self._observe(LifeDisowned(str(life), reason))
 
     def set_linked(self, *, up: bool) -> None:
-        """Whether a link is up changes nothing here."""
+        """Whether a link is up: what was read ahead is not kept until it is up again."""
+        if not up:
+            self._ahead.drop()
 
-    async def wait_grown(self) -> None:
-        """Returns once something has become pending since the last call. One waiter."""
+    async def wait_grown(self) -> Collection[Life]:
+        """Returns once something has become pending since the last call: of which lives.
+
+        One waiter.
+        """
         await self._grown.wait()
         self._grown.clear()
+        lives, self._grown_lives = self._grown_lives, {}
+        return lives
+
+    def _grow(self, lives: Iterable[Life]) -> None:
+        self._grown_lives |= dict.fromkeys(lives)
+        if self._grown_lives:
+            self._grown.set()
 
     # --- what the next holder says, for the origin -------------------------------------------
 
@@ -296,8 +318,7 @@ class Custody:
         for outcome in outcomes:
             if outcome.refused is not None and not outcome.later:
                 await self._turn_away(outcome.arrival, outcome.refused)
-        if any(outcome.new for outcome in outcomes):
-            self._grown.set()
+        self._grow(outcome.key.life for outcome in outcomes if outcome.new and outcome.key)
         return outcomes
 
     async def _take_group(self, group: Sequence[Offer]) -> list[Outcome]:
@@ -427,6 +448,10 @@ class Custody:
 
     def _observe(self, event: object) -> None:
         self._resources.observer.observe(event)
+
+
+def _fetch(disk: Disk, _: LaneKey, kept: Kept) -> Batch:
+    return fetch(disk, kept)
 
 
 def _is_over(kept: Kept, now: Instant, age_ns: float) -> bool:

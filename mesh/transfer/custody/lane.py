@@ -131,9 +131,13 @@ class Holding:
 
     def first_from(self, start: int) -> Kept | None:
         """The first pending batch with a number at or above ``start``."""
+        return next(iter(self.pending_from(start, 1)), None)
+
+    def pending_from(self, start: int, count: int) -> list[Kept]:
+        """The first so many pending batches with a number at or above ``start``."""
         index = bisect_left(self.pending, start, key=_LAST)
         following = islice(self.pending, index, None)
-        return next((kept for kept in following if self.rest(kept).end > start), None)
+        return list(islice((it for it in following if self.rest(it).end > start), count))
 
     def missing(self, gone: Sequence[Kept]) -> Ranges:
         """The numbers that went with batches which are here no more: held, and in no other."""

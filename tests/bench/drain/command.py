@@ -5,7 +5,8 @@ nats-server of a headquarters (JetStream, ``sync_interval: always``), which veri
 receipts it. Timed from the moment the link is up until all of it is receipted, which is after the
 rows are in their Parquet files. Everything has the settings that it has where nothing is
 configured. The same records then cross as messages of their own (``tests.bench.drain.peers``), and
-the same batches in a bare loop (``tests.bench.drain.forward``).
+the same batches in a bare loop (``tests.bench.drain.forward``); ``--forward`` measures those two
+alone, in half a minute.
 
 A peer's rate does not depend on the length of its backlog, so the peers have ``peer_records`` of
 the records at most. What a mosquitto would carry is the JSON that a node publishes; that the same
@@ -34,12 +35,32 @@ from tests.bench.drain.load import documents, fill, records
 from tests.brokers import free_port
 from tests.processes import ROOT, holdfast
 
-__all__ = ["Outcome", "main", "measure"]
+__all__ = ["Forwarding", "Outcome", "forwarding", "main", "measure"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _READY_SECONDS_MAX = 60.0
 _PEER_RECORDS_MAX = 200_000
 _ROUNDS = 3
+_ROUNDS_ALONE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """How fast a forwarder is by itself.
+
+    Args:
+        records: how many.
+        forward_per_s: forwarded to a server, which nobody reads.
+        bare_per_s: the same batches by a bare loop.
+        forward_ratio_to_bare: 0.7 or more is the goal.
+        forward_ratio_to_bare_best: of the best rounds of both, which other work disturbs least.
+    """
+
+    records: int
+    forward_per_s: float
+    bare_per_s: float
+    forward_ratio_to_bare: float
+    forward_ratio_to_bare_best: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +113,32 @@ def main(
     count: Annotated[int, typer.Option("--records", help="in the backlog")] = 1_000_000,
     seconds: Annotated[float, typer.Option(help="how long a peer is watched at most")] = 60.0,
     folder: Annotated[Path | None, typer.Option(help="where: on the disk to be measured")] = None,
+    forward: Annotated[bool, typer.Option("--forward", help="forwarding alone, in short")] = False,
 ) -> None:
     """Drains a backlog into Parquet, and over what else carries records."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=folder) as root:
-        outcome = asdict(measure(Path(root), count, seconds))
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=folder) as name:
+        root = Path(name)
+        outcome = asdict(forwarding(root, count) if forward else measure(root, count, seconds))
     if json:
         print(json_text.dumps(outcome, indent=2))
         return
     for key, value in outcome.items():
         print(f"{key:32} {value:,}")
+
+
+def forwarding(root: Path, count: int) -> Forwarding:
+    """Forwards a backlog of so many records, and hands the same batches to a bare loop."""
+    fill(root / "spool", records(count))
+    rounds = [(_forward(root, "accepted"), _forward(root, "bare")) for _ in range(_ROUNDS_ALONE)]
+    ours, theirs = zip(*rounds, strict=True)
+    forwarded, bare = statistics.median(ours), statistics.median(theirs)
+    return Forwarding(
+        records=count,
+        forward_per_s=round(count / forwarded),
+        bare_per_s=round(count / bare),
+        forward_ratio_to_bare=round(bare / forwarded, 2),
+        forward_ratio_to_bare_best=round(min(theirs) / min(ours), 2),
+    )
 
 
 def measure(root: Path, count: int, seconds_max: float) -> Outcome:

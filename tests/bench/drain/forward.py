@@ -103,7 +103,7 @@ class _Counted:
 
     def __init__(self, link: JetStreamLink, batches: list[Batch]) -> None:
         self._link = link
-        self._wanted = sum(it.header.count for it in batches if it.header.lane in LANES)
+        self._left = sum(it.header.count for it in batches if it.header.lane in LANES)
         self._headers = {it.digest: it.header for it in batches}
         self._held: dict[Lane, Ranges] = {}
         self._newest: dict[Lane, BatchHeader] = {}
@@ -133,13 +133,15 @@ class _Counted:
         if part.offset + len(part.payload) < part.total:
             return answer
         header = self._headers.pop(part.digest)
-        held = self._held.get(header.lane, Ranges()).add(header.first, header.last + 1)
-        self._held[header.lane] = held
+        held = self._held.get(header.lane, Ranges())
+        if header.lane in LANES and not held.covers(header.first, header.last + 1):
+            self._left -= header.count
+        self._held[header.lane] = held.add(header.first, header.last + 1)
         self._newest[header.lane] = header
         self._accepted += 1
         if self._accepted % _RECEIPT_BATCHES == 0:
             self._tell()
-        if sum(len(self._held.get(lane, ())) for lane in LANES) >= self._wanted:
+        if self._left <= 0:
             self.done.set()
         return answer
 
