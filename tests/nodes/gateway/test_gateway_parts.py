@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.ports import Accepted, Arrival, LinkState, Part, Refusal
-from nodes.gateway.events import ArrivalsPutOff, ReceiptsDelayed, Received
+from mesh.transfer.custody.events import OwnReceiptHeard
+from nodes.gateway.entrance import Entrance
+from nodes.gateway.events import ArrivalsPutOff, EntranceChanged, ReceiptsDelayed, Received
 from nodes.gateway.hearing import Hearing
 from nodes.gateway.reception import Reception
 from nodes.gateway.voice import Voice
@@ -222,6 +224,69 @@ def test_a_receipt_is_cut_to_what_was_ever_held_here() -> None:
             assert heard[0].chain == b""
             assert heard[1].held == Ranges(((3, 5), (7, 9)))
             assert heard[2] == within
+
+    play(main)
+
+
+def test_what_a_gateway_says_itself_releases_nothing() -> None:
+    """An uplink that leads back here, or two holders of one name: passed over, and told once."""
+
+    async def main(_: random.Random) -> None:
+        watcher = Watcher()
+        async with opened(SimDisk(), watcher=watcher) as custody:
+            await custody.take([arrival_of(batch_of(0, 9))])
+            echo = custody.receipts([KEY])[0]
+            link = _Link(echo, receipt_for(KEY, 4), replace(echo, number=echo.number + 1))
+            heard = [receipt async for receipt in Hearing(link, custody).receipts()]
+            assert heard == [receipt_for(KEY, 4)]
+            assert watcher.of(OwnReceiptHeard) == [OwnReceiptHeard("up", "gateway")]
+
+    play(main)
+
+
+class _Opened:
+    """An intake that comes up and goes down when it is told to."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self.state = LinkState("way", up=False, reason="not connected yet", since_mono_ns=0)
+
+    async def wait_changed(self, seen: LinkState) -> LinkState:
+        """As of the port ``Link``."""
+        while (self.state.up, self.state.connections) == (seen.up, seen.connections):
+            self._changed.clear()
+            await self._changed.wait()
+        return self.state
+
+    def become(self, reason: str, *, up: bool = False) -> None:
+        """It is open, or shut for a reason."""
+        self.state = replace(self.state, up=up, reason=reason)
+        self._changed.set()
+
+
+def test_an_entrance_tells_when_it_is_shut_and_why() -> None:
+    """Once for each change and each other reason; nothing of what passes in a moment."""
+
+    async def main(_: random.Random) -> None:
+        intake, watcher = _Opened(), Watcher()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(Entrance("mqtt://broker", intake, watcher).run())
+            await asyncio.sleep(1)
+            intake.become("connection refused")
+            await asyncio.sleep(60)
+            intake.become("", up=True)
+            await asyncio.sleep(60)
+            for reason in ("connection closed", "not authorised", "not authorised"):
+                intake.become(reason)
+                await asyncio.sleep(20)
+            running.cancel()
+        told = [(it.up, it.reason) for it in watcher.of(EntranceChanged)]  # type: ignore[attr-defined]
+        assert told == [
+            (False, "connection refused"),
+            (True, ""),
+            (False, "connection closed"),
+            (False, "not authorised"),
+        ]
 
     play(main)
 
