@@ -13,6 +13,7 @@ from nodes.gateway.events import EntranceChanged
 __all__ = ["Entrance", "Opened"]
 
 _LOOK_SECONDS: Final = 10.0
+_MOMENT_SECONDS: Final = 0.5
 
 
 class Opened(Protocol):
@@ -49,10 +50,11 @@ class Entrance:
         """Tells each change until cancelled, and each other reason for which it is shut."""
         told: tuple[bool, str] | None = None
         while True:
-            # A broker that answers only a moment after it was asked needs no word.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._intake.wait_changed(self._intake.state)
+            # What passes in a moment needs no word: a broker that is asked for another version.
+            await asyncio.sleep(_MOMENT_SECONDS)
             state = self._intake.state
             if (state.up, state.reason) != told:
                 told = (state.up, state.reason)
