@@ -110,18 +110,20 @@ def edge_configuration(folder: Path, broker_port: int, *uplinks: str, extra: str
     return path
 
 
-def gateway_configuration(folder: Path, uplink: str, ways_in: str) -> Path:
+def gateway_configuration(folder: Path, uplink: str, ways_in: str, name: str = "gw") -> Path:
     """A gateway.
 
     Args:
         folder: for its configuration and its state.
         uplink: the URL of the next holder.
         ways_in: further lines of ``[gateway]``: how edges come.
+        name: what its receipts are signed with.
     """
     folder.mkdir(exist_ok=True)
     path = folder / "gateway.toml"
     path.write_text(
-        f'[gateway]\nsite = "test"\nname = "gw"\nstate_directory = "{folder}/state"\n{ways_in}\n'
+        f'[gateway]\nsite = "test"\nname = "{name}"\nstate_directory = "{folder}/state"\n'
+        f"{ways_in}\n"
         f'[[uplinks]]\nname = "hq"\nurl = "{uplink}"\nreconnect_seconds_max = 0.5\n'
     )
     return path

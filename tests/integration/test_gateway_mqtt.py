@@ -190,6 +190,30 @@ def test_both_ways_in_may_be_one_server(tmp_path: Path) -> None:
         assert all(_sent(parties))
 
 
+@pytest.mark.slow
+def test_gateways_chain_over_brokers(tmp_path: Path) -> None:
+    """A gateway whose uplink is a broker, too: the next gateway is to it what it is to an edge."""
+    with (
+        mosquitto(tmp_path / "far") as far,
+        chain(tmp_path, mosquitto(tmp_path / "way")) as parties,
+        ExitStack() as stack,
+    ):
+        near = parties.gateway.config
+        url, shore = f"mqtt://127.0.0.1:{far.port}", near.read_text().rpartition('url = "')[2]
+        near.write_text(near.read_text().replace(shore, f'{url}"\n'))
+        config = gateway_configuration(
+            tmp_path / "shore", shore.partition('"')[0], f'mqtt_url = "{url}"', name="shore"
+        )
+        next_one = Party("gateway", config, "takes custody", stack)
+        parties.headquarters.start()
+        parties.gateway.start()
+        parties.backlog(tmp_path)
+        until(lambda: not pending_of(parties.edge.config)["decisions"], "the gateway holds it")
+        next_one.start()
+        parties.settled()
+        assert held_bytes(config) > PART_BYTES
+
+
 def _sent(parties: Chain) -> list[int]:
     """What went over each of the edge's uplinks, as the edge said at its end."""
     # 75: the node has ended, and what it said last may be old.
