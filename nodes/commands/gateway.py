@@ -41,7 +41,7 @@ from schemas.errors import (
 )
 from schemas.messages import Severity
 
-__all__ = ["gateway"]
+__all__ = ["check_renewal", "gateway"]
 
 _LOGGER: Final = logging.getLogger("holdfast.gateway")
 _ID_BYTES: Final = 16
@@ -58,7 +58,7 @@ def gateway(
         first = _settings(file)
         run_role(
             lambda ending: _serve(_settings(file), ending),
-            lambda: _check_renewal(first, _settings(file)),
+            lambda: check_renewal(first, _settings(file)),
         )
     except* MeshError as errors:
         fail(first_of(errors))
@@ -70,7 +70,7 @@ def _settings(file: Path) -> GatewaySettings:
     return settings
 
 
-def _check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
+def check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
     """What a new beginning could fail at.
 
     Raises:

@@ -80,6 +80,12 @@ class Party:
         self.process = self.stack.enter_context(running)
         wait_for(self.log, self.ready, self.process)
 
+    def renew(self) -> None:
+        """Lets it read its configuration again, and returns once it has begun anew."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(self.log, self.ready, self.process, 2)
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Ends it, and waits until it is gone."""
         assert self.process is not None

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
 READINGS = 2_000
 SLOWLY = 'max_rate = "32 KiB"\nburst = "4 KiB"'
-LONG = 8_000
+LONG = 10_000
 PART_BYTES = 20_000
 KINDS: dict[str, Callable[[Path], AbstractContextManager[RunningBroker]]] = {
     "mosquitto": mosquitto,
@@ -125,8 +125,9 @@ def test_a_backlog_goes_over_a_broker_and_a_gateway(tmp_path: Path, kind: str) -
 def test_whatever_dies_on_the_way_nothing_is_lost(tmp_path: Path, kind: str) -> None:
     """Rows 35, 38, 39: during the drain the broker, the gateway and headquarters are killed.
 
-    The broker forgets what it had acknowledged, queued and retained. While headquarters is away the
-    gateway takes custody of all, and the edge may forget it.
+    The broker forgets what it had acknowledged, queued and retained. The gateway reads its
+    configuration again, and is killed. While headquarters is away the gateway takes custody of all,
+    and the edge may forget it.
     """
     with chain(tmp_path, KINDS[kind](tmp_path / "way"), extra=SLOWLY) as parties:
         parties.broker.end()
@@ -143,6 +144,8 @@ def test_whatever_dies_on_the_way_nothing_is_lost(tmp_path: Path, kind: str) -> 
         came(PART_BYTES)
         parties.broker.end(signal.SIGKILL)
         parties.broker.start()
+        came(PART_BYTES)
+        parties.gateway.renew()
         came(PART_BYTES)
         parties.gateway.end(signal.SIGKILL)
         parties.gateway.start()

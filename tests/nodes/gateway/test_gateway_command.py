@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodes import config
+from nodes.commands.gateway import check_renewal
 from schemas.errors import ConfigurationInvalid
 
 _SAMPLE = Path("nodes/samples/gateway.toml")
@@ -123,3 +124,14 @@ def test_an_uplink_that_leads_back_is_refused(
     settings = config.load(file, {}).for_gateway()
     with pytest.raises(ConfigurationInvalid, match=uplink) if told else nullcontext():
         settings.gateway.check_uplinks(settings.uplinks)
+
+
+def test_a_renewal_needs_the_files_of_both_ways_in(tmp_path: Path) -> None:
+    """What a new beginning would fail at leaves the gateway as it is."""
+    file = tmp_path / "gateway.toml"
+    file.write_text(_RIGHT + "embedded = true" + _UPLINK, encoding="utf-8")
+    now = config.load(file, {}).for_gateway()
+    broker = 'embedded = true\nmqtt_url = "mqtts://127.0.0.1"\nca_file = "nowhere.pem"\n'
+    file.write_text(_RIGHT + broker + _UPLINK, encoding="utf-8")
+    with pytest.raises(ConfigurationInvalid, match=r"nowhere\.pem"):
+        check_renewal(now, config.load(file, {}).for_gateway())
