@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.ports import Accepted, Arrival, LinkState, Part, Refusal
+from mesh.transfer.custody.custody import Custody
 from mesh.transfer.custody.events import OwnReceiptHeard
 from nodes.gateway.entrance import Entrance
 from nodes.gateway.events import ArrivalsPutOff, EntranceChanged, ReceiptsDelayed, Received
@@ -66,13 +67,18 @@ class _Intake:
         return [what for _, what in self.said if isinstance(what, Receipt)]
 
 
+def _reception(intake: _Intake, custody: Custody, watcher: Watcher) -> Reception:
+    """A reception whose voice says nothing by itself."""
+    return Reception(intake, custody, Voice(intake, custody, watcher), watcher)
+
+
 def test_the_receipt_comes_before_the_transport_may_forget() -> None:
     """Row 39: taken, receipted, accepted, in this order; what comes again is receipted again."""
 
     async def main(_: random.Random) -> None:
         intake, watcher = _Intake(), Watcher()
         async with opened(SimDisk()) as custody:
-            reception = Reception(intake, custody, watcher)
+            reception = _reception(intake, custody, watcher)
             for _ in range(2):
                 assert await reception.receive([arrival_of(batch_of(0, 4), "token")])
             assert intake.words() == ["receipt", "accept", "receipt", "accept"]
@@ -91,12 +97,30 @@ def test_what_was_not_receipted_is_not_accepted() -> None:
     async def main(_: random.Random) -> None:
         intake, watcher = _Intake(down=1), Watcher()
         async with opened(SimDisk()) as custody:
-            reception = Reception(intake, custody, watcher)
+            reception = _reception(intake, custody, watcher)
             await reception.receive([arrival_of(batch_of(0, 4))])
             assert intake.words() == []
             assert watcher.of(ReceiptsDelayed)
             await reception.receive([arrival_of(batch_of(0, 4))])
             assert intake.words() == ["receipt", "accept"]
+
+    play(main)
+
+
+def test_a_receipt_that_was_not_taken_is_said_again_by_itself() -> None:
+    """The origin waits for it, and the batch may come again only a minute later."""
+
+    async def main(_: random.Random) -> None:
+        intake, watcher = _Intake(down=3), Watcher()
+        async with opened(SimDisk()) as custody, asyncio.TaskGroup() as tasks:
+            voice = Voice(intake, custody, watcher)
+            running = tasks.create_task(voice.run())
+            reception = Reception(intake, custody, voice, watcher)
+            await reception.receive([arrival_of(batch_of(0, 4))])
+            await asyncio.sleep(5)
+            assert intake.words() == ["receipt"]
+            assert intake.receipts()[0].watermark == 4
+            running.cancel()
 
     play(main)
 
@@ -109,7 +133,7 @@ def test_what_does_not_verify_is_refused_and_the_rest_is_taken() -> None:
         async with opened(SimDisk()) as custody:
             bad = arrival_of(batch_of(4, 6))._replace(payload=b"no batch")
             group = [arrival_of(batch_of(0, 4)), bad, arrival_of(batch_of(4, 6))]
-            assert await Reception(intake, custody, Watcher()).receive(group)
+            assert await _reception(intake, custody, Watcher()).receive(group)
             assert intake.words() == ["receipt", "accept", "accept", "refuse"]
             assert intake.said[-1][1] is RefusedBecause.MALFORMED
             assert intake.receipts()[0].watermark == 6
@@ -124,7 +148,7 @@ def test_what_finds_no_room_waits_in_the_transport() -> None:
         intake, watcher = _Intake(), Watcher()
         settings = replace(SMALL, bytes_max=(2 << 20) + (1 << 14), batches_max=1)
         async with opened(SimDisk(), settings) as custody:
-            reception = Reception(intake, custody, watcher)
+            reception = _reception(intake, custody, watcher)
             assert await reception.receive([arrival_of(batch_of(0, 4))])
             assert not await reception.receive([arrival_of(batch_of(4, 8))])
             assert intake.words() == ["receipt", "accept"]
