@@ -51,7 +51,7 @@ _READING: Final = {
     "flow_rate": 32.05,
 }
 _POLL_SECONDS: Final = 0.05
-_WAIT_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 90.0
 
 Rows = tuple[int, int]
 """How many rows there are, and how many identities."""

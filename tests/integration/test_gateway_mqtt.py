@@ -22,6 +22,7 @@ from tests.integration.chain import (
     pending_of,
     publish_readings,
     until,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
@@ -46,6 +47,17 @@ class Chain:
     gateway: Party
     headquarters: Party
 
+    def cut(self) -> None:
+        """The gateway has been there; then the broker goes.
+
+        What a broker takes before anybody has subscribed it may throw away, and say nothing.
+        """
+        self.headquarters.start()
+        self.gateway.start()
+        assert self.gateway.process is not None
+        wait_for(self.gateway.log, f"{self.broker.port}', up=True", self.gateway.process)
+        self.broker.end()
+
     def backlog(self, folder: Path, readings: int = READINGS) -> None:
         """The edge runs and decides while there is no way to the gateway, and goes on."""
         self.edge.start()
@@ -55,11 +67,11 @@ class Chain:
     def settled(self, readings: int = READINGS) -> None:
         """All arrives; what the edge still says at its end, too, and each number has one row.
 
-        What the edge released, it released on the gateway's word.
+        What the edge released, it released on the word of whoever was heard first.
         """
         edge, hq = self.edge.config, self.headquarters.config
-        heard = {"gw": readings}
-        until(lambda: lanes_of(edge)["decisions"]["holders"] == heard, "the edge hears of it")
+        until(lambda: not pending_of(edge)["decisions"], "the edge hears of it")
+        assert set(lanes_of(edge)["decisions"]["holders"]) <= {"gw", "shore", "hq"}
         self.edge.end()
         pending = pending_of(self.edge.config)
         assert not any(pending.values()), pending
@@ -110,10 +122,8 @@ def chain(
 def test_a_backlog_goes_over_a_broker_and_a_gateway(tmp_path: Path, kind: str) -> None:
     """MQTT as the gateway's only way in: what waited for the link arrives, each number once."""
     with chain(tmp_path, KINDS[kind](tmp_path / "way")) as parties:
-        parties.broker.end()
+        parties.cut()
         parties.backlog(tmp_path)
-        parties.headquarters.start()
-        parties.gateway.start()
         parties.broker.start()
         parties.settled()
         assert held_bytes(parties.gateway.config) > PART_BYTES
@@ -130,10 +140,8 @@ def test_whatever_dies_on_the_way_nothing_is_lost(tmp_path: Path, kind: str) -> 
     and the edge may forget it.
     """
     with chain(tmp_path, KINDS[kind](tmp_path / "way"), extra=SLOWLY) as parties:
-        parties.broker.end()
+        parties.cut()
         parties.backlog(tmp_path, LONG)
-        parties.headquarters.start()
-        parties.gateway.start()
         parties.broker.start()
         gateway = parties.gateway.config
 
@@ -193,7 +201,6 @@ def test_both_ways_in_may_be_one_server(tmp_path: Path) -> None:
         assert all(_sent(parties))
 
 
-@pytest.mark.slow
 def test_gateways_chain_over_brokers(tmp_path: Path) -> None:
     """A gateway whose uplink is a broker, too: the next gateway is to it what it is to an edge."""
     with (
