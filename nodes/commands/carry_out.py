@@ -58,6 +58,12 @@ def carry_out(
         DiskFailed: there is no manifest of what was taken.
     """
     node = settings.node
+    if node is None and settings.gateway is not None:
+        problem = (
+            "[gateway] hands on over its uplinks only, and none of it is carried out: what an edge "
+            "still holds is carried out there, with the edge's configuration"
+        )
+        raise ConfigurationInvalid((problem,))
     if node is None:
         raise ConfigurationInvalid(("[node] is missing: it says where the spool stands",))
     folder = CarriedFolder(disk, medium, f"{FOLDER}/{node_folder(node.site, node.name)}")

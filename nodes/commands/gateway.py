@@ -18,7 +18,6 @@ from mesh.adapters.server.embedded import EmbeddedServer
 from mesh.adapters.server.settings import ServerSettings
 from mesh.adapters.system import SystemClock, SystemDisk, entropy, machine_id
 from mesh.adapters.thread import LoopThread
-from mesh.ports import Intake
 from mesh.transfer.custody.custody import Custody
 from mesh.transfer.custody.settings import CustodyResources, CustodySettings
 from mesh.transfer.delivery import DeliverySettings
@@ -27,19 +26,27 @@ from nodes.commands.endpoints import password, tls_context
 from nodes.commands.process import Ending, LogObserver, fail, first_of, log_to_stderr, run_role
 from nodes.commands.uplinks import mqtt_settings, open_link
 from nodes.forwarder import Forwarder, Uplink
+from nodes.gateway.entrance import Entrance
 from nodes.gateway.events import Received
 from nodes.gateway.gateway import Gateway
 from nodes.gateway.hearing import Hearing
 from nodes.links_file import LinksFile, read_spent
 from nodes.settings import GatewaySection, GatewaySettings
-from schemas.errors import ConfigurationInvalid, MeshError
+from schemas.errors import (
+    ConfigurationInvalid,
+    DiskFailed,
+    DiskReadOnly,
+    MeshError,
+    StoreUnusable,
+)
 from schemas.messages import Severity
 
-__all__ = ["gateway"]
+__all__ = ["check_renewal", "gateway"]
 
 _LOGGER: Final = logging.getLogger("holdfast.gateway")
 _ID_BYTES: Final = 16
 _DAY_SECONDS: Final = 86_400.0
+_Intake = JetStreamIntake | MqttIntake
 
 
 def gateway(
@@ -48,17 +55,22 @@ def gateway(
     """Takes custody of what the edges of a site send, and forwards it."""
     try:
         log_to_stderr(config.load(file).log.level)
-        first = config.load(file).for_gateway()
-
-        def check() -> None:
-            _check_renewal(first, config.load(file).for_gateway())
-
-        run_role(lambda ending: _serve(config.load(file).for_gateway(), ending), check)
+        first = _settings(file)
+        run_role(
+            lambda ending: _serve(_settings(file), ending),
+            lambda: check_renewal(first, _settings(file)),
+        )
     except* MeshError as errors:
         fail(first_of(errors))
 
 
-def _check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
+def _settings(file: Path) -> GatewaySettings:
+    settings = config.load(file).for_gateway()
+    settings.gateway.check_uplinks(settings.uplinks)
+    return settings
+
+
+def check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
     """What a new beginning could fail at.
 
     Raises:
@@ -68,7 +80,8 @@ def _check_renewal(now: GatewaySettings, new: GatewaySettings) -> None:
         if getattr(now.gateway, what) != getattr(new.gateway, what):
             problem = f"gateway.{what} cannot change while it runs: stop it, then start it anew"
             raise ConfigurationInvalid((problem,))
-    for endpoint in (new.gateway, *new.uplinks):
+    broker = new.gateway.mqtt()
+    for endpoint in (new.gateway, *new.uplinks, *((broker,) if broker else ())):
         tls_context(endpoint)
         password(endpoint)
 
@@ -78,12 +91,12 @@ async def _serve(settings: GatewaySettings, ending: Ending) -> None:
     clock = SystemClock()
     rng = random.Random(entropy(_ID_BYTES))  # noqa: S311 - jitter, not a secret
     observer = _Log()
-    disk = SystemDisk(section.state_directory)
-    disk.make_directory("")
+    disk = _folder(section.state_directory)
     async with AsyncExitStack() as stack:
         custody = await _open_custody(section, clock, rng, observer, stack)
         stack.push_async_callback(custody.close)
         intakes = await _intakes(section, clock, rng, stack)
+        entrances = [Entrance(url, intake, observer) for url, intake in intakes.items()]
         uplinks = []
         for uplink in settings.uplinks:
             client_id = f"holdfast-gateway-{section.name}-{uplink.name}"
@@ -106,13 +119,16 @@ async def _serve(settings: GatewaySettings, ending: Ending) -> None:
             *(section.site, section.name, custody.life),
             ", ".join(uplink.name for uplink in settings.uplinks),
         )
-        role = Gateway(custody, intakes, forwarder, observer)
+        role = Gateway(custody, list(intakes.values()), forwarder, observer)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(role.run(), name="gateway")
-            writing = tasks.create_task(links.run(), name="links")
             waiting = tasks.create_task(ending.wanted.wait(), name="signals")
+            beside = [
+                tasks.create_task(links.run(), name="links"),
+                *(tasks.create_task(each.run(), name="entrance") for each in entrances),
+            ]
             await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-            for task in (running, writing, waiting):
+            for task in (running, waiting, *beside):
                 task.cancel()
         await links.end()
 
@@ -124,10 +140,8 @@ async def _open_custody(
     observer: "_Log",
     stack: AsyncExitStack,
 ) -> Custody:
-    folder = SystemDisk(section.state_directory / "custody")
-    folder.make_directory("")
     resources = CustodyResources(
-        folder,
+        _folder(section.state_directory / "custody"),
         clock,
         stack.enter_context(LoopThread("custody-writer")),
         stack.enter_context(LoopThread("custody-worker")),
@@ -147,11 +161,28 @@ async def _open_custody(
     )
 
 
+def _folder(path: Path) -> SystemDisk:
+    """A folder of this gateway's, made where it is not there.
+
+    Raises:
+        StoreUnusable: it cannot be made.
+    """
+    disk = SystemDisk(path)
+    try:
+        disk.make_directory("")
+    except DiskFailed as refused:
+        problem = StoreUnusable(f"gateway.state_directory cannot be used: {refused}")
+        if isinstance(refused, DiskReadOnly):
+            problem.exit_code = refused.exit_code
+        raise problem from refused
+    return disk
+
+
 async def _intakes(
     section: GatewaySection, clock: SystemClock, rng: random.Random, stack: AsyncExitStack
-) -> list[Intake]:
-    """The ways by which edges come, and a note of where they listen."""
-    intakes: list[Intake] = []
+) -> dict[str, _Intake]:
+    """The ways by which edges come, by their URLs, and a note of where they listen."""
+    intakes: dict[str, _Intake] = {}
     urls = (await _start_server(section, rng, stack),) if section.embedded else section.urls
     if urls:
         session = SessionSettings(
@@ -161,21 +192,20 @@ async def _intakes(
             password(section),
             tls_context(section),
         )
-        intakes.append(
-            await stack.enter_async_context(
-                JetStreamIntake(
-                    IntakeSettings(session, up_bytes_max=int(section.jetstream_bytes_max) // 4),
-                    clock,
-                    rng,
-                )
+        intakes[urls[0]] = await stack.enter_async_context(
+            JetStreamIntake(
+                IntakeSettings(session, up_bytes_max=int(section.jetstream_bytes_max) // 4),
+                clock,
+                rng,
             )
         )
     broker = section.mqtt()
-    if broker is not None:
+    if broker is not None and section.mqtt_url is not None:
         settings = MqttIntakeSettings(
             section.name, mqtt_settings(broker, f"holdfast-gateway-{section.name}")
         )
-        intakes.append(await stack.enter_async_context(MqttIntake(settings, clock, rng)))
+        intake = MqttIntake(settings, clock, rng)
+        intakes[section.mqtt_url] = await stack.enter_async_context(intake)
     registry = TinyRegistry(SystemDisk(section.state_directory), "registry.json", LogObserver())
     registry.put("gateway", {"url": next(iter(urls), ""), "mqtt_url": section.mqtt_url or ""})
     return intakes

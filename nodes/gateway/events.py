@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from schemas.messages import Severity
 
-__all__ = ["ArrivalsPutOff", "ReceiptsDelayed", "Received"]
+__all__ = ["ArrivalsPutOff", "EntranceChanged", "ReceiptsDelayed", "Received"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,15 @@ class ArrivalsPutOff:
     def severity(self) -> Severity:
         """Somebody should know."""
         return Severity.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class EntranceChanged:
+    """A way by which edges come was opened, or is shut for another reason than before."""
+
+    url: str
+    up: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

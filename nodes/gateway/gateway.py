@@ -45,8 +45,11 @@ class Gateway:
     ) -> None:
         self._custody = custody
         self._forwarder = forwarder
-        self._receptions = [Reception(intake, custody, observer) for intake in intakes]
         self._voices = [Voice(intake, custody, observer) for intake in intakes]
+        self._receptions = [
+            Reception(intake, custody, voice, observer)
+            for intake, voice in zip(intakes, self._voices, strict=True)
+        ]
 
     async def run(self) -> None:
         """Serves until cancelled."""

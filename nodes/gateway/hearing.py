@@ -4,13 +4,18 @@ The next holder speaks of the whole lane. It may have numbers that came another 
 covered what their origin has given up; a gateway has part of it, and cannot know the rest. A sender
 of its own records refuses a receipt for what it never sent; here that is normal, so what lies
 beyond is cut off before anybody judges it.
+
+What this gateway says itself is no word of a next holder, whichever way it comes back: an uplink
+that leads to where its edges come, or brokers that pass on to each other what they hear. It would
+release what nobody else has. It is passed over, and told once.
 """
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from mesh.ports import Accepted, Link, LinkState, Part, Refusal
-from mesh.transfer.source import Life, Source
+from mesh.transfer.custody.custody import Custody
+from mesh.transfer.source import Life
 from schemas.messages import Receipt
 from schemas.ranges import Ranges
 
@@ -22,12 +27,13 @@ class Hearing:
 
     Args:
         link: the uplink.
-        source: what is held here.
+        custody: what is held here.
     """
 
-    def __init__(self, link: Link, source: Source) -> None:
+    def __init__(self, link: Link, custody: Custody) -> None:
         self._link = link
-        self._source = source
+        self._custody = custody
+        self._heard_itself = False
 
     def __repr__(self) -> str:
         return f"<Hearing {self._link}>"
@@ -57,9 +63,16 @@ class Hearing:
         """Receipts as they come, of lanes that are known here."""
         async for receipt in self._link.receipts():
             life = Life(receipt.site, receipt.node, receipt.epoch)
-            stop = self._source.stop_of(life, receipt.lane)
-            if stop:
+            stop = self._custody.stop_of(life, receipt.lane)
+            if receipt.holder == self._custody.holder:
+                self._pass_over()
+            elif stop:
                 yield _cut(receipt, stop)
+
+    def _pass_over(self) -> None:
+        if not self._heard_itself:
+            self._heard_itself = True
+            self._custody.disbelieve(self._link.state.name)
 
 
 def _cut(receipt: Receipt, stop: int) -> Receipt:

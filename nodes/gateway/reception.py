@@ -10,8 +10,10 @@ The order for the arrivals that came together:
 
 Killed before 2 is done: nobody was told anything, and the origin holds all of it. Killed before 3:
 both hold it; the batches come again, bring nothing new, and are receipted. Killed before 4: the
-same. So there is a custodian at each moment. What finds no room is neither accepted nor refused: it
-waits in the transport, which refuses more when it is full itself, and the origin keeps the rest.
+same. So there is a custodian at each moment. A receipt that the transport does not take is left to
+the voice, which goes on trying: the batches come again only after a while. What finds no room is
+neither accepted nor refused: it waits in the transport, which refuses more when it is full itself,
+and the origin keeps the rest.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from typing import Final
 from mesh.ports import Arrival, Intake, Observer, Refusal
 from mesh.transfer.custody.custody import Custody, Outcome
 from nodes.gateway.events import ArrivalsPutOff, ReceiptsDelayed, Received
+from nodes.gateway.voice import Voice
 from schemas.errors import LinkDown, Refused
 
 __all__ = ["Reception"]
@@ -34,6 +37,7 @@ class Reception:
     Args:
         intake: where batches come from.
         custody: where they go.
+        voice: says over the same intake what could not be said at once.
         observer: is told what happens.
         pause_seconds: how long nothing is taken after something found no room.
     """
@@ -42,11 +46,13 @@ class Reception:
         self,
         intake: Intake,
         custody: Custody,
+        voice: Voice,
         observer: Observer,
         pause_seconds: float = _PAUSE_SECONDS,
     ) -> None:
         self._intake = intake
         self._custody = custody
+        self._voice = voice
         self._observer = observer
         self._pause_seconds = pause_seconds
 
@@ -82,6 +88,7 @@ class Reception:
             await self._intake.publish(receipts)
         except (LinkDown, Refused) as failure:
             self._observer.observe(ReceiptsDelayed(len(receipts), str(failure)))
+            self._voice.repeat(keys)
             return
         await self._intake.accept([outcome.arrival for outcome in taken])
         self._observer.observe(Received(len(taken), sum(outcome.new for outcome in taken)))

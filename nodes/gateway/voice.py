@@ -1,6 +1,7 @@
 """The voice: what a gateway says to the origins behind one intake without being asked.
 
-At its start, and when the holder begins a new life, it states what is held of every lane. What the
+At its start, and when the holder begins a new life, it states what is held of every lane; of some,
+when their receipts found the transport down. What the
 archive says of a lane is passed down, and followed by the gateway's own receipt: a transport keeps
 the newest of a lane for those who connect later, and what they need first is what the next holder
 says. Credit and pauses are between two neighbours and are not passed on.
@@ -45,7 +46,11 @@ class Voice:
 
     def announce(self) -> None:
         """States what is held of every lane."""
-        self._own |= dict.fromkeys(self._custody.keys())
+        self.repeat(self._custody.keys())
+
+    def repeat(self, keys: Iterable[LaneKey]) -> None:
+        """States what is held of some lanes, which could not be said when it was due."""
+        self._own |= dict.fromkeys(keys)
         self._due.set()
 
     def pass_down(self, relays: Iterable[Receipt]) -> None:

@@ -1,67 +1,25 @@
 """A stick between processes: an edge without any link, headquarters, and back."""
 
-import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pytest
 
-from tests.brokers import free_port, nats_mqtt
+from tests.brokers import nats_mqtt
+from tests.integration.chain import (
+    archived,
+    carry,
+    files_of,
+    headquarters_configuration,
+    pending_of,
+    wait_for,
+)
 from tests.integration.test_bad_start import configuration
-from tests.integration.test_renewal import wait_for
 from tests.integration.test_spool_mounts import command, mounted
 from tests.processes import holdfast, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-
-
-def _headquarters(folder: Path) -> Path:
-    """A headquarters with a server of its own."""
-    folder.mkdir()
-    path = folder / "headquarters.toml"
-    path.write_text(
-        f'[headquarters]\nname = "hq"\narchive_directory = "{folder}/archive"\nembedded = true\n'
-        f"client_port = {free_port()}\nlinger_seconds = 0.2\n"
-    )
-    return path
-
-
-def _carry(way: str, stick: Path, config: Path, *options: str, code: int = 0) -> dict[str, Any]:
-    done = run("carry", way, str(stick), "--config", str(config), "--json", *options, seconds=90)
-    assert done.returncode == code, f"{done.returncode}: {done.stderr}\n{done.stdout}"
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
-
-
-def _archived(config: Path) -> tuple[int, int]:
-    """How many rows the archive has, and how many identities, as somebody else reads them."""
-    files = [str(path) for path in (config.parent / "archive").rglob("*.parquet")]
-    with duckdb.connect() as connection:
-        counted = connection.execute(
-            "SELECT count(*), count(DISTINCT (site, node, epoch, lane, seq)) FROM read_parquet("
-            "$files, union_by_name = true, hive_partitioning = true)",
-            {"files": files},
-        ).fetchone()
-    assert counted is not None
-    return counted[0], counted[1]
-
-
-def _pending(config: Path) -> dict[str, int]:
-    done = run("spool", "status", "--config", str(config), "--json")
-    assert done.returncode == 0, done.stderr
-    lanes = json.loads(done.stdout)["lanes"]
-    return {lane: standing["pending_records"] for lane, standing in lanes.items()}
-
-
-def _files(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_mtime_ns
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_a_stick_goes_there_and_back(tmp_path: Path) -> None:
@@ -76,45 +34,45 @@ def test_a_stick_goes_there_and_back(tmp_path: Path) -> None:
         log = tmp_path / "edge.log"
         with holdfast(log, "edge", "--config", str(edge)) as process:
             wait_for(log, "decides pump", process)
-            taken = _carry("out", stick, edge)
+            taken = carry("out", stick, edge)
             assert taken["taken"]["account"]["records"] > 0
             assert process.poll() is None
-        pending = _pending(edge)
-        rest = _carry("out", stick, edge)
+        pending = pending_of(edge)
+        rest = carry("out", stick, edge)
         assert rest["there_before"] == taken["batches"]
-        before = _files(stick)
-        again = _carry("out", stick, edge)
+        before = files_of(stick)
+        again = carry("out", stick, edge)
         assert again["taken"] == {}
-        assert _files(stick) == before
-        assert _pending(edge) == pending, "nothing that is carried is released"
+        assert files_of(stick) == before
+        assert pending_of(edge) == pending, "nothing that is carried is released"
 
-    headquarters = _headquarters(tmp_path / "hq")
+    headquarters = headquarters_configuration(tmp_path / "hq")
     log = tmp_path / "hq.log"
     with holdfast(log, "headquarters", "--config", str(headquarters)) as process:
         wait_for(log, "taking batches", process)
         shutil.copytree(stick, copy)
-        first = _carry("in", stick, headquarters)["nodes"][0]
+        first = carry("in", stick, headquarters)["nodes"][0]
         assert first["without_receipt"] == []
         sent = sum(lane["records"] for lane in first["sent"].values())
         assert sent == sum(pending.values())
-        assert _archived(headquarters) == (sent, sent)
+        assert archived(headquarters) == (sent, sent)
         for medium in (stick, copy):
-            repeated = _carry("in", medium, headquarters)["nodes"][0]
+            repeated = carry("in", medium, headquarters)["nodes"][0]
             assert repeated["without_receipt"] == []
-        assert _archived(headquarters) == (sent, sent), "each number once"
+        assert archived(headquarters) == (sent, sent), "each number once"
 
-    done = _carry("in", copy, edge)
+    done = carry("in", copy, edge)
     assert done["applied"]
     assert done["refused"] == []
     released = {lane: count for lane, count in pending.items() if count}
     # An opening states an account of each lane, and says so in an event.
     assert all(done["released"][lane] <= count for lane, count in released.items())
-    left = _pending(edge)
+    left = pending_of(edge)
     assert all(left[lane] == 0 for lane in released if lane not in {"account", "events"}), left
     assert list((tmp_path / "state" / "carried").iterdir()) == []
-    once_more = _carry("in", stick, edge)
+    once_more = carry("in", stick, edge)
     assert once_more["refused"] == []
-    assert _carry("out", stick, edge)["batches"] <= 2, "what is released leaves the stick"
+    assert carry("out", stick, edge)["batches"] <= 2, "what is released leaves the stick"
 
 
 @pytest.mark.slow
@@ -122,7 +80,7 @@ def test_a_running_edge_takes_its_receipts(tmp_path: Path) -> None:
     """The node has the spool: it finds them in its inbox, releases, and goes on."""
     stick = tmp_path / "stick"
     stick.mkdir()
-    headquarters = _headquarters(tmp_path / "hq")
+    headquarters = headquarters_configuration(tmp_path / "hq")
     log, hq_log = tmp_path / "edge.log", tmp_path / "hq.log"
     with (
         nats_mqtt(tmp_path / "broker") as broker,
@@ -132,11 +90,11 @@ def test_a_running_edge_takes_its_receipts(tmp_path: Path) -> None:
         with holdfast(log, "edge", "--config", str(edge)) as process:
             wait_for(log, "decides pump", process)
             wait_for(hq_log, "taking batches", holder)
-            taken = _carry("out", stick, edge)
-            _carry("in", stick, headquarters)
-            done = _carry("in", stick, edge)
+            taken = carry("out", stick, edge)
+            carry("in", stick, headquarters)
+            done = carry("in", stick, edge)
             assert done["taken_by"] == process.pid
-            again = _carry("out", stick, edge)
+            again = carry("out", stick, edge)
             assert again["there_before"] >= taken["batches"]
             assert again["batches"] < again["there_before"] + len(again["taken"])
             assert process.poll() is None
@@ -156,13 +114,13 @@ def _loaded_spool(folder: Path) -> Path:
 def test_a_stick_that_cannot_be_written(tmp_path: Path) -> None:
     """Row 18: a read-only stick ends with 77, and says which; the spool is as it was."""
     edge = _loaded_spool(tmp_path)
-    before = _files(tmp_path / "state")
+    before = files_of(tmp_path / "state")
     with mounted(tmp_path / "stick", "-t", "tmpfs", "-o", "ro", "tmpfs") as stick:
         done = run("carry", "out", str(stick), "--config", str(edge))
     assert done.returncode == 77, done.stderr
     assert str(stick) in done.stderr
     assert "read-only" in done.stderr
-    assert _files(tmp_path / "state") == before
+    assert files_of(tmp_path / "state") == before
 
 
 @pytest.mark.powercut
@@ -170,33 +128,33 @@ def test_a_stick_that_is_full(tmp_path: Path) -> None:
     """Row 16: what does not fit stays, and 75 says that another stick takes the rest."""
     edge = _loaded_spool(tmp_path)
     with mounted(tmp_path / "stick", "-t", "tmpfs", "-o", "size=8200k", "tmpfs") as stick:
-        done = _carry("out", stick, edge, code=75)
+        done = carry("out", stick, edge, code=75)
         assert done["batches"] > 0
         assert {one["why"] for one in done["stays"]} == {"no more space"}
     roomy = tmp_path / "roomy"
     roomy.mkdir()
-    assert _carry("out", roomy, edge)["stays"] == []
+    assert carry("out", roomy, edge)["stays"] == []
 
 
 @pytest.mark.powercut
 def test_a_stick_that_becomes_read_only_on_its_way(tmp_path: Path) -> None:
     """Row 18: headquarters has the batches, and 77 says that the receipts are not on the stick."""
-    edge, config = _loaded_spool(tmp_path), _headquarters(tmp_path / "hq")
+    edge, config = _loaded_spool(tmp_path), headquarters_configuration(tmp_path / "hq")
     log = tmp_path / "hq.log"
     with (
         mounted(tmp_path / "stick", "-t", "tmpfs", "tmpfs") as stick,
         holdfast(log, "headquarters", "--config", str(config)) as process,
     ):
         wait_for(log, "taking batches", process)
-        _carry("out", stick, edge)
+        carry("out", stick, edge)
         command("mount", "-o", "remount,ro", stick)
         done = run("carry", "in", str(stick), "--config", str(config))
         assert done.returncode == 77, done.stderr
         assert "the batches were delivered" in done.stderr
         command("mount", "-o", "remount,rw", stick)
-        repeated = _carry("in", stick, config)["nodes"][0]
+        repeated = carry("in", stick, config)["nodes"][0]
         assert repeated["without_receipt"] == []
-        rows, identities = _archived(config)
+        rows, identities = archived(config)
         assert rows == identities == sum(lane["records"] for lane in repeated["sent"].values())
 
 
@@ -205,10 +163,10 @@ def test_headquarters_that_is_away(tmp_path: Path) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()
     edge = _loaded_spool(tmp_path)
-    _carry("out", stick, edge)
-    before = _files(stick)
+    carry("out", stick, edge)
+    before = files_of(stick)
     started = time.monotonic()  # noqa: TID251 - a real process
-    done = _carry("in", stick, _headquarters(tmp_path / "hq"), "--wait", "2", code=75)
+    done = carry("in", stick, headquarters_configuration(tmp_path / "hq"), "--wait", "2", code=75)
     assert time.monotonic() - started < 30  # noqa: TID251 - a real process
     assert "link is down" in done["nodes"][0]["gave_up"]
-    assert _files(stick) == before
+    assert files_of(stick) == before

@@ -28,7 +28,7 @@ from mesh.spool.batch import Batch
 from mesh.transfer import ledger
 from mesh.transfer.custody import quarantine
 from mesh.transfer.custody.entry import ENTRY_HEAD_BYTES, Draft, Kind
-from mesh.transfer.custody.events import BatchTurnedAway, LifeDisowned
+from mesh.transfer.custody.events import BatchTurnedAway, LifeDisowned, OwnReceiptHeard
 from mesh.transfer.custody.lane import Kept, LaneKey, key_of
 from mesh.transfer.custody.offer import Offer, fetch, groups, keep_damaged, name_of, verify
 from mesh.transfer.custody.settings import CustodyResources, CustodySettings
@@ -134,6 +134,11 @@ class Custody:
         return f"<Custody of {self._settings.holder} {self._vault}>"
 
     # --- queries -----------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> str:
+        """Whose custody it is."""
+        return self._settings.holder
 
     @property
     def life(self) -> Epoch:
@@ -269,6 +274,10 @@ class Custody:
     async def disown(self, life: Life, reason: str) -> None:
         """The next holder knows other records under these numbers: somebody has to look."""
         self._observe(LifeDisowned(str(life), reason))
+
+    def disbelieve(self, link: str) -> None:
+        """A link brought this holder's own receipts: nobody else has what they state."""
+        self._observe(OwnReceiptHeard(link, self.holder))
 
     def set_linked(self, *, up: bool) -> None:
         """Whether a link is up: what was read ahead is not kept until it is up again."""

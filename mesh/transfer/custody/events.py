@@ -12,6 +12,7 @@ __all__ = [
     "CustodyRecovered",
     "LifeBegun",
     "LifeDisowned",
+    "OwnReceiptHeard",
 ]
 
 
@@ -77,6 +78,19 @@ class LifeDisowned:
     @property
     def severity(self) -> Severity:
         """An alarm: two nodes have one name, or one of them is an older copy."""
+        return Severity.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReceiptHeard:
+    """A link brings what this holder says itself: it leads back here, and releases nothing."""
+
+    link: str
+    holder: str
+
+    @property
+    def severity(self) -> Severity:
+        """An alarm: over this link nothing goes on, or another holder has the same name."""
         return Severity.ERROR
 
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from mesh.transfer.source import Life
 from schemas.limits import HOLDERS_MAX, LEDGER_SPANS_MAX
-from schemas.messages import BatchHeader, Lane
+from schemas.messages import BatchHeader, Instant, Lane
 from schemas.ranges import Ranges
 from schemas.stored import CustodyLane, LaneLedger
 
@@ -61,7 +61,7 @@ class Kept:
         place: where it stands.
         taken_ns: when it was taken, on the monotonic clock of this boot; negative when that was
             before it.
-        expires_wall_ns: when it loses its use, UTC; ``None`` for never.
+        expires_wall_ns: when it loses its use here, UTC; ``None`` for never.
         failures: how often it could not be read.
     """
 
@@ -74,10 +74,21 @@ class Kept:
     failures: int = 0
 
     @classmethod
-    def of(cls, header: BatchHeader, place: Place, taken_ns: int) -> "Kept":
-        """What is kept of a batch with this header."""
+    def of(cls, header: BatchHeader, place: Place, taken_ns: int, at: Instant) -> "Kept":
+        """What is kept of a batch with this header.
+
+        Args:
+            header: of the batch.
+            place: where it stands.
+            taken_ns: when it was taken, on the monotonic clock of this boot.
+            at: when that was by the clock that stamped its entry.
+        """
         sparse = header.present if len(header.present.spans) > 1 else None
-        return cls(header.first, header.last, sparse, place, taken_ns, header.expires_wall_ns)
+        expires = header.expires_wall_ns
+        if expires is not None and at.trusted and expires < at.wall_ns:
+            # Its origin wants it to go on all the same: given back, it would only come again.
+            expires = None
+        return cls(header.first, header.last, sparse, place, taken_ns, expires)
 
     @property
     def present(self) -> Ranges:

@@ -110,7 +110,7 @@ class Recovery:
     def _keep(self, item: Seen, header: BatchHeader) -> None:
         entry = item.entry
         place = Place(entry.journal, entry.body_offset, entry.body_bytes)
-        kept = Kept.of(header, place, self._taken_ns(entry.at))
+        kept = Kept.of(header, place, self._taken_ns(entry.at), entry.at)
         there = self._kept.setdefault(key_of(header), {})
         older = there.get(kept.name)
         if older is not None:

@@ -187,7 +187,7 @@ class Vault:
         now = self._resources.clock.now()
         for header, entry in zip(headers, entries, strict=True):
             key = key_of(header)
-            kept = Kept.of(header, _place(entry), now.mono_ns)
+            kept = Kept.of(header, _place(entry), now.mono_ns, entry.at)
             self.may_expire |= kept.expires_wall_ns is not None
             pending = self._holding(key).add(kept)
             self.files.put(key, kept, pending=pending)

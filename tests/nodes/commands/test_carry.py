@@ -154,6 +154,18 @@ def test_a_gateway_without_a_server_of_its_own_ends_with_78(
     assert why in done.stderr
 
 
+def test_a_gateway_carries_nothing_out(tmp_path: Path) -> None:
+    """Its custody goes over its uplinks: that is said, and not that some section is missing."""
+    config = tmp_path / "gateway.toml"
+    config.write_text(
+        f'[gateway]\nsite = "hall"\nname = "gw"\nstate_directory = "{tmp_path}/gw"\n'
+        "embedded = true\n"
+    )
+    done = carry("out", tmp_path, "--config", config)
+    assert done.exit_code == 78
+    assert "over its uplinks only" in done.stderr
+
+
 def test_an_uplink_that_is_no_nats_server_ends_with_78(tmp_path: Path) -> None:
     """Without a node and a headquarters the uplink says where batches go."""
     config = tmp_path / "laptop.toml"

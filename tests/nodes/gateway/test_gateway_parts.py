@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.ports import Accepted, Arrival, LinkState, Part, Refusal
-from nodes.gateway.events import ArrivalsPutOff, ReceiptsDelayed, Received
+from mesh.transfer.custody.custody import Custody
+from mesh.transfer.custody.events import OwnReceiptHeard
+from nodes.gateway.entrance import Entrance
+from nodes.gateway.events import ArrivalsPutOff, EntranceChanged, ReceiptsDelayed, Received
 from nodes.gateway.hearing import Hearing
 from nodes.gateway.reception import Reception
 from nodes.gateway.voice import Voice
@@ -64,13 +67,18 @@ class _Intake:
         return [what for _, what in self.said if isinstance(what, Receipt)]
 
 
+def _reception(intake: _Intake, custody: Custody, watcher: Watcher) -> Reception:
+    """A reception whose voice says nothing by itself."""
+    return Reception(intake, custody, Voice(intake, custody, watcher), watcher)
+
+
 def test_the_receipt_comes_before_the_transport_may_forget() -> None:
     """Row 39: taken, receipted, accepted, in this order; what comes again is receipted again."""
 
     async def main(_: random.Random) -> None:
         intake, watcher = _Intake(), Watcher()
         async with opened(SimDisk()) as custody:
-            reception = Reception(intake, custody, watcher)
+            reception = _reception(intake, custody, watcher)
             for _ in range(2):
                 assert await reception.receive([arrival_of(batch_of(0, 4), "token")])
             assert intake.words() == ["receipt", "accept", "receipt", "accept"]
@@ -89,12 +97,30 @@ def test_what_was_not_receipted_is_not_accepted() -> None:
     async def main(_: random.Random) -> None:
         intake, watcher = _Intake(down=1), Watcher()
         async with opened(SimDisk()) as custody:
-            reception = Reception(intake, custody, watcher)
+            reception = _reception(intake, custody, watcher)
             await reception.receive([arrival_of(batch_of(0, 4))])
             assert intake.words() == []
             assert watcher.of(ReceiptsDelayed)
             await reception.receive([arrival_of(batch_of(0, 4))])
             assert intake.words() == ["receipt", "accept"]
+
+    play(main)
+
+
+def test_a_receipt_that_was_not_taken_is_said_again_by_itself() -> None:
+    """The origin waits for it, and the batch may come again only a minute later."""
+
+    async def main(_: random.Random) -> None:
+        intake, watcher = _Intake(down=3), Watcher()
+        async with opened(SimDisk()) as custody, asyncio.TaskGroup() as tasks:
+            voice = Voice(intake, custody, watcher)
+            running = tasks.create_task(voice.run())
+            reception = Reception(intake, custody, voice, watcher)
+            await reception.receive([arrival_of(batch_of(0, 4))])
+            await asyncio.sleep(5)
+            assert intake.words() == ["receipt"]
+            assert intake.receipts()[0].watermark == 4
+            running.cancel()
 
     play(main)
 
@@ -107,7 +133,7 @@ def test_what_does_not_verify_is_refused_and_the_rest_is_taken() -> None:
         async with opened(SimDisk()) as custody:
             bad = arrival_of(batch_of(4, 6))._replace(payload=b"no batch")
             group = [arrival_of(batch_of(0, 4)), bad, arrival_of(batch_of(4, 6))]
-            assert await Reception(intake, custody, Watcher()).receive(group)
+            assert await _reception(intake, custody, Watcher()).receive(group)
             assert intake.words() == ["receipt", "accept", "accept", "refuse"]
             assert intake.said[-1][1] is RefusedBecause.MALFORMED
             assert intake.receipts()[0].watermark == 6
@@ -122,7 +148,7 @@ def test_what_finds_no_room_waits_in_the_transport() -> None:
         intake, watcher = _Intake(), Watcher()
         settings = replace(SMALL, bytes_max=(2 << 20) + (1 << 14), batches_max=1)
         async with opened(SimDisk(), settings) as custody:
-            reception = Reception(intake, custody, watcher)
+            reception = _reception(intake, custody, watcher)
             assert await reception.receive([arrival_of(batch_of(0, 4))])
             assert not await reception.receive([arrival_of(batch_of(4, 8))])
             assert intake.words() == ["receipt", "accept"]
@@ -222,6 +248,69 @@ def test_a_receipt_is_cut_to_what_was_ever_held_here() -> None:
             assert heard[0].chain == b""
             assert heard[1].held == Ranges(((3, 5), (7, 9)))
             assert heard[2] == within
+
+    play(main)
+
+
+def test_what_a_gateway_says_itself_releases_nothing() -> None:
+    """An uplink that leads back here, or two holders of one name: passed over, and told once."""
+
+    async def main(_: random.Random) -> None:
+        watcher = Watcher()
+        async with opened(SimDisk(), watcher=watcher) as custody:
+            await custody.take([arrival_of(batch_of(0, 9))])
+            echo = custody.receipts([KEY])[0]
+            link = _Link(echo, receipt_for(KEY, 4), replace(echo, number=echo.number + 1))
+            heard = [receipt async for receipt in Hearing(link, custody).receipts()]
+            assert heard == [receipt_for(KEY, 4)]
+            assert watcher.of(OwnReceiptHeard) == [OwnReceiptHeard("up", "gateway")]
+
+    play(main)
+
+
+class _Opened:
+    """An intake that comes up and goes down when it is told to."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self.state = LinkState("way", up=False, reason="not connected yet", since_mono_ns=0)
+
+    async def wait_changed(self, seen: LinkState) -> LinkState:
+        """As of the port ``Link``."""
+        while (self.state.up, self.state.connections) == (seen.up, seen.connections):
+            self._changed.clear()
+            await self._changed.wait()
+        return self.state
+
+    def become(self, reason: str, *, up: bool = False) -> None:
+        """It is open, or shut for a reason."""
+        self.state = replace(self.state, up=up, reason=reason)
+        self._changed.set()
+
+
+def test_an_entrance_tells_when_it_is_shut_and_why() -> None:
+    """Once for each change and each other reason; nothing of what passes in a moment."""
+
+    async def main(_: random.Random) -> None:
+        intake, watcher = _Opened(), Watcher()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(Entrance("mqtt://broker", intake, watcher).run())
+            await asyncio.sleep(1)
+            intake.become("connection refused")
+            await asyncio.sleep(60)
+            intake.become("", up=True)
+            await asyncio.sleep(60)
+            for reason in ("connection closed", "not authorised", "not authorised"):
+                intake.become(reason)
+                await asyncio.sleep(20)
+            running.cancel()
+        told = [(it.up, it.reason) for it in watcher.of(EntranceChanged)]  # type: ignore[attr-defined]
+        assert told == [
+            (False, "connection refused"),
+            (True, ""),
+            (False, "connection closed"),
+            (False, "not authorised"),
+        ]
 
     play(main)
 

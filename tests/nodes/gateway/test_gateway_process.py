@@ -20,7 +20,8 @@ from mesh.transfer.parts import part_of
 from schemas.errors import LinkDown
 from schemas.messages import Receipt, Stage
 from tests.brokers import free_port
-from tests.processes import holdfast
+from tests.integration.chain import until
+from tests.processes import holdfast, run
 from tests.transfer.custody.world import KEY, batch_of, receipt_for
 
 pytestmark = pytest.mark.integration
@@ -103,3 +104,30 @@ def test_a_gateway_that_is_killed_hands_on_all_that_it_receipted(tmp_path: Path)
                     assert again.life == held.life, "nothing was lost"
 
     asyncio.run(main())
+
+
+def test_what_stands_in_the_way_of_a_start_is_told_with_its_exit_code(tmp_path: Path) -> None:
+    """A folder that cannot be made, a store of another name: 78; one that is in use, later: 75."""
+    port = free_port()
+    file = _configuration(tmp_path, port, f"nats://127.0.0.1:{free_port()}")
+    right = file.read_text("utf-8")
+    log = tmp_path / "first.log"
+    with holdfast(log, "gateway", "--config", str(file)) as first:
+        until(lambda: "takes custody" in log.read_text("utf-8"), "it has started")
+        second = run("gateway", "--config", str(file))
+        assert second.returncode == 75, second.stderr
+        assert str(first.pid) in second.stderr
+        assert first.poll() is None
+    ways_in = right.partition("[[uplinks]]")[0]
+    back = f'[[uplinks]]\nname = "hq"\nurl = "nats://localhost:{port}"\n'
+    wrongs = {
+        "another.toml": (right.replace('"gw"', '"gw-2"'), "custody of 'gw'"),
+        "nowhere.toml": (right.replace(f"{tmp_path}/state", "/proc/holdfast"), "/proc/holdfast"),
+        "back.toml": (f"{ways_in}{back}", "its own next holder"),
+    }
+    for name, (text, told) in wrongs.items():
+        wrong = tmp_path / name
+        wrong.write_text(text, "utf-8")
+        done = run("gateway", "--config", str(wrong))
+        assert done.returncode == 78, done.stderr
+        assert told in done.stderr

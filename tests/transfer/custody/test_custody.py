@@ -567,6 +567,36 @@ def test_what_is_too_old_goes_back_to_its_origin() -> None:
     play(main)
 
 
+def test_what_expired_goes_back_once_and_is_kept_when_it_comes_again() -> None:
+    """A batch that its origin sends though its time is over costs one new life, not one a minute.
+
+    The next opening judges it by the time at which it was taken, as the one before did.
+    """
+
+    async def main(_: random.Random) -> None:
+        disk, watcher = SimDisk(), Watcher()
+        made = resources(disk, watcher)
+        useful_ns = made.clock.now().wall_ns + 600 * 10**9
+        batch = batch_of(0, 4)
+        data = _with_header(batch.data, replace(batch.header, expires_wall_ns=useful_ns))
+        offered = [Arrival("hall", "pump", "events", data, False, 0)]  # noqa: FBT003
+
+        async with opened(disk, watcher=watcher) as custody:
+            for seconds, lives in ((500, 0), (600, 1), (3600, 1)):
+                await custody.take(offered)
+                await asyncio.sleep(seconds)
+                begun = [it.reason for it in watcher.of(LifeBegun)]  # type: ignore[attr-defined]
+                assert len(begun) == lives, begun
+            life = custody.life
+            assert await drained(custody, KEY) == Ranges(((0, 4),))
+        async with opened(disk, watcher=watcher) as custody:
+            await asyncio.sleep(3600)
+            assert custody.life == life
+            assert await drained(custody, KEY) == Ranges(((0, 4),))
+
+    play(main)
+
+
 def test_a_clock_that_jumps_expires_nothing() -> None:
     """Row 30: age is counted on the monotonic clock while the gateway runs."""
 
