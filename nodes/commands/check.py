@@ -31,7 +31,9 @@ def check(
     """
     try:
         settings = config.load(file)
-        if settings.headquarters is None:
+        if settings.gateway is not None:
+            settings.for_gateway().gateway.check_uplinks(settings.uplinks)
+        elif settings.headquarters is None:
             settings.for_edge()
         _check_models(settings, file)
     except MeshError as error:

@@ -36,7 +36,7 @@ _PIPED_WIDTH: Final = 160
 
 
 def links(
-    file: Annotated[Path, typer.Option("--config", "-c", help="the node's configuration (TOML)")],
+    file: Annotated[Path, typer.Option("--config", "-c", help="configuration file (TOML)")],
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Shows each uplink: its state, budget left, what it is sending and why the rest waits."""
@@ -53,9 +53,11 @@ def links(
 
 
 def _state_directory(settings: Settings) -> Path:
-    if settings.node is None:
-        raise ConfigurationInvalid(("[node] is missing: it says which node's links are meant",))
-    return settings.node.state_directory
+    party = settings.node or settings.gateway
+    if party is None:
+        problem = "[node] is missing, and [gateway] too: it says whose links are meant"
+        raise ConfigurationInvalid((problem,))
+    return party.state_directory
 
 
 def silence(report: Mapping[str, Any] | None, now_ms: int, folder: str) -> str:
