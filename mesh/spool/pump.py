@@ -44,6 +44,7 @@ class Appended(NamedTuple):
     """Records that took their numbers.
 
     ``settled`` becomes true once they are durable, false once they are given up; it never raises.
+    All records of a group share it: who may be cancelled while waiting shields it.
     """
 
     epoch: Epoch

@@ -353,7 +353,8 @@ class Spool:
             self._resources.clock.now(), lives, self._unrecorded, self._chores.releases.holders
         )
         records = [wire.encode(account) for account in accounts]
-        await self.append(Lane.ACCOUNT, records).settled
+        # Others wait for the same group: who is cancelled here must not take it from them.
+        await asyncio.shield(self.append(Lane.ACCOUNT, records).settled)
 
     # --- forwarding --------------------------------------------------------------------------
 

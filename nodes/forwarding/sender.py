@@ -74,9 +74,10 @@ class Sender:
     def __repr__(self) -> str:
         return f"<Sender of {self.sends} batches>"
 
-    def transfers(self) -> set[Transfer]:
-        """All that were begun and have not ended."""
-        return {*self._begun, *(it for sending in self._sending.values() for it in sending)}
+    def transfers(self) -> list[Transfer]:
+        """All that were begun and have not ended, each once, in an order that replays."""
+        under_way = (it for sending in self._sending.values() for it in sending)
+        return [*dict.fromkeys((*self._begun, *under_way))]
 
     def sending(self) -> Mapping[str, Iterable[Transfer]]:
         """The batches that are being sent, by link."""

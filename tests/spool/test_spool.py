@@ -103,6 +103,21 @@ def test_a_store_of_another_node_or_format_is_not_touched() -> None:
     play(main)
 
 
+def test_who_is_cancelled_takes_the_commit_from_nobody_else() -> None:
+    """Statements share their group with what a sensor waits for."""
+
+    async def main(_: random.Random) -> None:
+        async with opened(SimDisk()) as spool:
+            stating = asyncio.create_task(spool.state_accounts())
+            await asyncio.sleep(0)
+            appended = spool.append(Lane.EVENTS, [record("waits")])
+            stating.cancel()
+            await asyncio.sleep(0)
+            assert await appended.settled
+
+    play(main)
+
+
 def test_a_node_goes_on_where_it_was() -> None:
     """Identity, epoch, numbers, records, what was released."""
 
