@@ -107,8 +107,8 @@ def test_who_is_cancelled_takes_the_commit_from_nobody_else() -> None:
     """Statements share their group with what a sensor waits for."""
 
     async def main(_: random.Random) -> None:
-        async with opened(SimDisk()) as spool:
-            stating = asyncio.create_task(spool.state_accounts())
+        async with opened(SimDisk()) as spool, asyncio.TaskGroup() as tasks:
+            stating = tasks.create_task(spool.state_accounts())
             await asyncio.sleep(0)
             appended = spool.append(Lane.EVENTS, [record("waits")])
             stating.cancel()
