@@ -89,8 +89,11 @@ class ReadAhead(Generic[_Lane, _Piece]):
         if ahead is not None:
             reading = ahead.readings.pop(piece, None)
             ahead.missed = reading is None
-            if reading is not None and (found := (await reading.job)[reading.place]) is not None:
-                return found
+            if reading is not None:
+                # Shielded: the job reads for others too, who may come after one that gave up.
+                found = (await asyncio.shield(reading.job))[reading.place]
+                if found is not None:
+                    return found
         return await self._loop.run_in_executor(self._worker, self._read_whole, lane, piece)
 
     def wants(self, lane: _Lane) -> bool:

@@ -1,10 +1,10 @@
 """The voice: what a gateway says to the origins behind one intake without being asked.
 
 At its start, and when the holder begins a new life, it states what is held of every lane; of some,
-when their receipts found the transport down. What the
-archive says of a lane is passed down, and followed by the gateway's own receipt: a transport keeps
-the newest of a lane for those who connect later, and what they need first is what the next holder
-says. Credit and pauses are between two neighbours and are not passed on.
+when their receipts found the transport down. What the archive says of a lane is passed down, and
+followed by the gateway's own receipt: a transport keeps the newest of a lane for those who connect
+later, and what they need first is what the next holder says. Credit and pauses are between two
+neighbours and are not passed on.
 """
 
 import asyncio

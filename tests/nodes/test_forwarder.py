@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mesh.ports import Accepted, LinkState, Part, Refusal
+from mesh.ports import Accepted, Part, Refusal
 from mesh.spool import batch
 from mesh.spool.spool import Spool, SpoolSettings
 from mesh.transfer.delivery import DeliverySettings
@@ -17,7 +17,7 @@ from schemas.errors import LinkDown, RefusedBecause
 from schemas.messages import Epoch, Lane, Receipt, Stage
 from schemas.ranges import Ranges
 from simulator.disk import SimDisk
-from tests.nodes.forwards import forward
+from tests.nodes.forwards import Standing, forward
 from tests.spool.world import CALM, SMALL, Said, Watcher, opened, play
 
 SETTINGS = DeliverySettings(window_batches=3, receipt_seconds=10.0)
@@ -25,26 +25,15 @@ Answer = Callable[[Part], Any]
 
 
 @dataclass
-class Wire:
+class Wire(Standing):
     """Port ``Link``: answers as it is told, and keeps what was sent."""
 
     answer: Answer = lambda _: Accepted()
     seconds: float = 0.01
     sent: list[Part] = field(default_factory=list)
     most: int = 0
-    state: LinkState = field(
-        default_factory=lambda: LinkState("up", up=True, reason="", since_mono_ns=0, connections=1)
-    )
     news: "asyncio.Queue[Receipt]" = field(default_factory=asyncio.Queue)
     under_way: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait_changed(self, seen: LinkState) -> LinkState:
-        """Once it differs."""
-        while (self.state.up, self.state.connections) == (seen.up, seen.connections):
-            self.changed.clear()
-            await self.changed.wait()
-        return self.state
 
     def turn(self, *, up: bool) -> None:
         """Up or down."""

@@ -58,6 +58,22 @@ def test_what_was_read_ahead_is_read_once() -> None:
     _play(scenario)
 
 
+def test_who_gives_up_takes_nothing_from_who_comes_next() -> None:
+    """A forwarder that is stopped while it waits, and the next one on the same spool."""
+
+    async def scenario(ahead: ReadAhead[str, int], shelf: Shelf) -> None:
+        ahead.prepare("logs", range(1, 3))
+        async with asyncio.TaskGroup() as tasks:
+            taking = tasks.create_task(ahead.take("logs", 1))
+            await asyncio.sleep(0)
+            taking.cancel()
+        assert taking.cancelled()
+        assert (await ahead.take("logs", 2)).data == b"2"
+        assert shelf.reads == [("logs", 1), ("logs", 2)]
+
+    _play(scenario)
+
+
 def test_of_one_lane_so_many_are_read_ahead() -> None:
     """However much room there is: what is far away may never be asked for."""
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mesh.ports import Accepted, LinkState, Part
+from mesh.ports import Accepted, Part
 from mesh.spool.batch import Batch
 from mesh.spool.spool import Spool
 from mesh.transfer.delivery import DeliverySettings
@@ -17,27 +17,17 @@ from nodes.spool_source import SpoolSource
 from schemas.messages import Lane, Receipt
 from simulator.clock import SimClock, VirtualLoop
 from simulator.disk import SimDisk
+from tests.nodes.forwards import Standing
 from tests.spool.world import CALM, Said, Watcher, opened, play
 
 READ_SECONDS = 5.0
 
 
 @dataclass
-class Wire:
+class Wire(Standing):
     """Port ``Link``: takes all, says nothing."""
 
     sent: list[Part] = field(default_factory=list)
-    state: LinkState = field(
-        default_factory=lambda: LinkState("up", up=True, reason="", since_mono_ns=0, connections=1)
-    )
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait_changed(self, seen: LinkState) -> LinkState:
-        """Once it differs."""
-        while (self.state.up, self.state.connections) == (seen.up, seen.connections):
-            self.changed.clear()
-            await self.changed.wait()
-        return self.state
 
     def reset(self, reason: str) -> None:
         """Comes up anew."""
